@@ -1,0 +1,372 @@
+"""Every operation the model calls: its contract, its eager twin, and which implementation runs.
+
+An op has up to three implementations behind one signature:
+
+- ``eager``: plain PyTorch, here, the readable twin and what tests compare against;
+- ``triton``: a kernel of ``pygpt.kernels`` on a GPU (or under ``TRITON_INTERPRET=1`` on a CPU);
+- ``native``: C++ of ``pygpt._C`` on a CPU.
+
+``impl="auto"`` takes the fastest that the tensor's device has. Asking for one that can't run is an
+error that says why; nothing falls back in silence.
+
+Sizes in the docstrings: B sequences, T positions, C = n_embd channels, V vocabulary, M = B·T.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pygpt.errors import InputError
+
+IMPLS = ("eager", "triton", "native")
+
+# What "auto" means: op → device type → implementation. A device that is not listed runs eager.
+# An op is listed under an implementation only once that implementation exists.
+_FASTEST: dict[str, dict[str, str]] = {
+    "attention": {},
+    "layer_norm": {},
+    "gelu": {},
+    "linear_cross_entropy": {},
+}
+
+# Implementations beside eager, by op.
+_AVAILABLE: dict[str, tuple[str, ...]] = {
+    "attention": (),
+    "layer_norm": (),
+    "gelu": (),
+    "linear_cross_entropy": (),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Implementations:
+    """The implementation of each op, as a model holds it. ``str()`` gives what `parse` reads."""
+
+    attention: str = "auto"
+    layer_norm: str = "auto"
+    gelu: str = "auto"
+    linear_cross_entropy: str = "auto"
+
+    @classmethod
+    def parse(cls, spec: str) -> Implementations:
+        """Read ``"triton"`` (every op) or ``"attention=eager,layer_norm=triton"`` (the rest auto).
+
+        Raises:
+            InputError: an op or an implementation that does not exist, with those that do.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        chosen: dict[str, str] = {}
+        for part in spec.split(","):
+            op, equals, impl = (text.strip() for text in part.partition("="))
+            if not equals:
+                op, impl = "", op
+            if op and op not in names:
+                raise InputError(f"--impl names no op {op!r}; the ops are {', '.join(names)}")
+            if impl not in ("auto", *IMPLS):
+                raise InputError(f"--impl {impl!r} is none of auto, {', '.join(IMPLS)}")
+            chosen.update({name: impl for name in ([op] if op else names)})
+        return cls(**chosen)
+
+    def resolve(self, device: torch.device) -> Implementations:
+        """Replace every "auto" by what it means on `device`, and check that the rest can run there.
+
+        An implementation asked for by name for all ops is taken where the op has it; see `select`.
+        """
+        return Implementations(
+            **{
+                field.name: select(field.name, getattr(self, field.name), device)
+                for field in dataclasses.fields(self)
+            }
+        )
+
+    def __str__(self) -> str:
+        return ",".join(f"{op}={impl}" for op, impl in dataclasses.asdict(self).items())
+
+
+def select(op: str, impl: str, device: torch.device) -> str:
+    """The implementation that runs for `op` on `device`: "eager", "triton" or "native".
+
+    Raises:
+        InputError: `impl` does not exist for this op, or can't run on this device.
+    """
+    if impl == "auto":
+        return _FASTEST[op].get(device.type, "eager")
+    if impl != "eager":
+        if impl not in _AVAILABLE[op]:
+            have = ", ".join(("auto", "eager", *_AVAILABLE[op]))
+            raise InputError(f"{op} has no implementation {impl!r}; it has {have}")
+        if impl == "triton":
+            _check_triton(op, device)
+        elif device.type != "cpu":
+            raise InputError(f"{op}: impl='native' runs on a CPU and the device is {device}")
+    return impl
+
+
+def _check_triton(op: str, device: torch.device) -> None:
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if device.type != "cuda" and not interpreted:
+        raise InputError(
+            f"{op}: impl='triton' needs a CUDA device and the device is {device}; take impl='auto', "
+            "or set TRITON_INTERPRET=1 to run the kernels in Triton's (slow) interpreter"
+        )
+    if importlib.util.find_spec("triton") is None:
+        raise InputError(f"{op}: impl='triton' needs the triton package, which is not installed")
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+# --- attention ------------------------------------------------------------------------------------
+
+
+def attention(qkv: Tensor, n_head: int, *, dropout: float = 0.0, impl: str = "auto") -> Tensor:
+    """Causal softmax attention of every head: softmax(q·kᵀ/√D + mask)·v.
+
+    Vaswani et al. 2017, equation 1, with the causal mask of GPT-2.
+
+    Args:
+        qkv: (B, T, 3·C), the packed projection: queries, keys, values, heads side by side in each.
+        n_head: heads; the head size is D = C / n_head.
+        dropout: probability of dropping an attention weight.
+        impl: see the module's docstring.
+
+    Returns:
+        (B, T, C), in qkv's dtype.
+
+    Raises:
+        ValueError: wrong rank, or a last dimension that is not 3·n_head·D.
+    """
+    _check(qkv.dim() == 3, f"attention: qkv must be (B, T, 3·C), got {tuple(qkv.shape)}")
+    _check(
+        n_head > 0 and qkv.size(2) % (3 * n_head) == 0,
+        f"attention: qkv's last dimension {qkv.size(2)} is not 3 × {n_head} heads × head size",
+    )
+    select("attention", impl, qkv.device)
+    return _attention_eager(qkv, n_head, dropout)
+
+
+def _attention_eager(qkv: Tensor, n_head: int, dropout: float) -> Tensor:
+    q, k, v = (_split_heads(part, n_head) for part in qkv.chunk(3, dim=2))
+    y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+    return _merge_heads(y)
+
+
+def decode_attention(q: Tensor, k: Tensor, v: Tensor, n_head: int, *, impl: str = "auto") -> Tensor:
+    """Attention of the newest position alone over all keys so far: a step of cached decoding.
+
+    Args:
+        q: (B, 1, C), the new position's queries.
+        k: (B, S, C), the keys of all positions up to the new one, which is the last.
+        v: (B, S, C), their values.
+        n_head: heads.
+        impl: see the module's docstring.
+
+    Returns:
+        (B, 1, C).
+
+    Raises:
+        ValueError: shapes that disagree.
+    """
+    _check(q.dim() == 3 and q.size(1) == 1, f"decode_attention: q is (B, 1, C), got {tuple(q.shape)}")
+    _check(
+        k.shape == v.shape and k.dim() == 3 and (k.size(0), k.size(2)) == (q.size(0), q.size(2)),
+        f"decode_attention: k {tuple(k.shape)} and v {tuple(v.shape)} don't fit q {tuple(q.shape)}",
+    )
+    _check(q.size(2) % n_head == 0, f"decode_attention: {q.size(2)} channels, {n_head} heads")
+    select("attention", impl, q.device)
+    y = F.scaled_dot_product_attention(*(_split_heads(part, n_head) for part in (q, k, v)))
+    return _merge_heads(y)
+
+
+def _split_heads(x: Tensor, n_head: int) -> Tensor:
+    return x.view(x.size(0), x.size(1), n_head, -1).transpose(1, 2)  # (B, n_head, T, D)
+
+
+def _merge_heads(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2)  # (B, T, C)
+
+
+# --- layer norm -----------------------------------------------------------------------------------
+
+
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5, *, impl: str = "auto"
+) -> Tensor:
+    """Layer normalisation over the last dimension: (x - mean)·rstd·weight + bias.
+
+    Ba, Kiros and Hinton 2016, equation 4. Statistics are taken in fp32 whatever x's dtype.
+
+    Args:
+        x: (…, C).
+        weight: (C,).
+        bias: (C,) or None.
+        eps: added to the variance.
+        impl: see the module's docstring.
+
+    Returns:
+        (…, C), in x's dtype.
+
+    Raises:
+        ValueError: weight or bias that don't fit x.
+    """
+    _check_norm(x, weight, bias)
+    select("layer_norm", impl, x.device)
+    return _layer_norm_eager(x, weight, bias, eps)
+
+
+def add_layer_norm(
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    impl: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """The residual add and the layer norm behind it, in one pass over memory.
+
+    Args:
+        x: (…, C), the output of the sublayer before.
+        residual: (…, C), the residual stream; it may have a wider dtype than x (fp32 under bf16).
+        weight: (C,).
+        bias: (C,) or None.
+        eps: added to the variance.
+        impl: see the module's docstring.
+
+    Returns:
+        (normed, summed), both (…, C): summed = residual + x in residual's dtype, and
+        normed = layer_norm(summed) in x's dtype, which is what the next GEMM reads.
+
+    Raises:
+        ValueError: shapes that disagree.
+    """
+    _check(
+        x.shape == residual.shape,
+        f"add_layer_norm: x {tuple(x.shape)} and residual {tuple(residual.shape)} differ",
+    )
+    _check_norm(x, weight, bias)
+    select("layer_norm", impl, x.device)
+    summed = residual + x
+    return _layer_norm_eager(summed, weight, bias, eps).to(x.dtype), summed
+
+
+def _check_norm(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    for name, vector in (("weight", weight), ("bias", bias)):
+        _check(
+            vector is None or vector.shape == x.shape[-1:],
+            f"layer_norm: {name} {tuple(vector.shape if vector is not None else ())} must be "
+            f"({x.size(-1) if x.dim() else ''},), the last dimension of x {tuple(x.shape)}",
+        )
+
+
+def _layer_norm_eager(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    normed = F.layer_norm(
+        x.to(dtype), weight.shape, weight.to(dtype), None if bias is None else bias.to(dtype), eps
+    )
+    return normed.to(x.dtype)
+
+
+# --- gelu -----------------------------------------------------------------------------------------
+
+
+def gelu(
+    x: Tensor, bias: Tensor | None = None, *, approximate: str = "tanh", impl: str = "auto"
+) -> Tensor:
+    """GELU of x + bias: z·Φ(z), or its tanh form, which is GPT-2's.
+
+    Hendrycks and Gimpel 2016, section 2.
+
+    Args:
+        x: (…, C).
+        bias: (C,) or None, the bias of the linear layer before.
+        approximate: "tanh" or "none" (by the error function).
+        impl: see the module's docstring.
+
+    Returns:
+        (…, C), in x's dtype.
+
+    Raises:
+        ValueError: a bias that does not fit, or another `approximate`.
+    """
+    _check(approximate in ("tanh", "none"), f"gelu: approximate={approximate!r}, not 'tanh'/'none'")
+    _check(
+        bias is None or bias.shape == x.shape[-1:],
+        f"gelu: bias must be ({x.size(-1)},) for x {tuple(x.shape)}",
+    )
+    select("gelu", impl, x.device)
+    return F.gelu(x if bias is None else x + bias.to(x.dtype), approximate=approximate)
+
+
+# --- linear + cross-entropy -----------------------------------------------------------------------
+
+
+def linear_cross_entropy(
+    x: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+    impl: str = "auto",
+) -> Tensor:
+    """The head and its loss: cross-entropy of softmax(x·weightᵀ) against the targets, in nats.
+
+    Args:
+        x: (M, C), the final hidden states.
+        weight: (V, C), the head.
+        targets: (M,), int64 ids in [0, V), or `ignore_index` where there is no target.
+        ignore_index: the id of positions that don't count.
+        reduction: "mean" over the targets that count, "sum", or "none": (M,), 0 where ignored.
+        z_loss: weight of the added lse² (Chowdhery et al. 2022, section 5).
+        label_smoothing: share of the target spread over all ids, as in `F.cross_entropy`.
+        impl: see the module's docstring.
+
+    Returns:
+        The loss in fp32: a scalar, or (M,) for "none". "mean" of no target at all is NaN, as in
+        PyTorch.
+
+    Raises:
+        ValueError: shapes that disagree, or another reduction.
+    """
+    _check(
+        x.dim() == 2 and weight.dim() == 2 and x.size(1) == weight.size(1),
+        f"linear_cross_entropy: x {tuple(x.shape)} and weight {tuple(weight.shape)} are not "
+        "(M, C) and (V, C)",
+    )
+    _check(
+        targets.shape == x.shape[:1],
+        f"linear_cross_entropy: targets {tuple(targets.shape)} must be ({x.size(0)},)",
+    )
+    _check(reduction in ("mean", "sum", "none"), f"linear_cross_entropy: reduction={reduction!r}")
+    select("linear_cross_entropy", impl, x.device)
+    logits = F.linear(x, weight)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    loss = F.cross_entropy(
+        logits,
+        targets,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        label_smoothing=label_smoothing,
+    )
+    if z_loss:
+        squares = logits.logsumexp(dim=1).square().masked_fill(targets == ignore_index, 0.0)
+        loss = loss + z_loss * _reduce(squares, targets != ignore_index, reduction)
+    return loss
+
+
+def _reduce(per_token: Tensor, counts: Tensor, reduction: str) -> Tensor:
+    if reduction == "none":
+        return per_token
+    total = per_token.sum()
+    return total / counts.sum() if reduction == "mean" else total
