@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pygpt.errors import InputError
 from pygpt.model import GPT, KVCache
+from pygpt.tokenizer import StreamDecoder, Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,3 +98,34 @@ def generate(
         yield chosen
         unread = chosen[:, None]
         context = torch.cat((context, unread), dim=1)
+
+
+def stream_text(
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompt: str,
+    max_new_tokens: int,
+    sampling: Sampling | None = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[str]:
+    """What the model writes behind `prompt`, piece by piece, up to end-of-text.
+
+    An empty prompt starts a new document. For the other arguments see `generate`.
+    """
+    end_of_text = tokenizer.info.end_of_text
+    ids = tokenizer.encode(prompt) or [end_of_text]
+    decoder = StreamDecoder(tokenizer)
+    steps = generate(
+        model,
+        torch.tensor([ids], device=model.wte.weight.device),
+        max_new_tokens,
+        n_vocab=tokenizer.info.n_vocab,
+        sampling=sampling,
+        generator=generator,
+    )
+    for chosen in steps:
+        token = int(chosen)
+        if token == end_of_text:
+            break
+        yield decoder.push(token)
+    yield decoder.flush()
