@@ -70,7 +70,7 @@ class Implementations:
                 raise InputError(f"--impl names no op {op!r}; the ops are {', '.join(names)}")
             if impl not in ("auto", *IMPLS):
                 raise InputError(f"--impl {impl!r} is none of auto, {', '.join(IMPLS)}")
-            chosen.update({name: impl for name in ([op] if op else names)})
+            chosen.update(dict.fromkeys([op] if op else names, impl))
         return cls(**chosen)
 
     def resolve(self, device: torch.device) -> Implementations:
