@@ -212,7 +212,8 @@ def _cut(document: Document, val_fraction: float) -> tuple[Document, Document]:
     """
     val_bytes = max(round(document.n_bytes * val_fraction), 1)
     target = max(document.n_bytes - val_bytes, 0)
-    first = max(target - min(val_bytes, BLOCK_BYTES), 0)
+    # At least the 3 bytes that a character may have before its last.
+    first = max(target - max(min(val_bytes, BLOCK_BYTES), 3), 0)
     with document.path.open("rb") as file:
         file.seek(first)
         before = file.read(target - first + 1)  # up to the first byte of the validation text

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import secrets
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,8 @@ from pygpt.corpus import Corpus, Document, Stdlib, split
 from pygpt.dataset_json import DatasetInfo, ShardInfo, SplitInfo
 from pygpt.errors import InputError
 from pygpt.tokenizer import Tokenizer, get_tokenizer
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val")
 
@@ -72,6 +75,7 @@ def prepare(
     workers = _usable_cpus() if workers is None else workers
     _check_arguments(out, val_fraction, seed, workers)
     encoder = get_tokenizer(tokenizer)
+    logger.info("reading %s", corpus.source)
     documents = split(corpus.documents(), val_fraction, seed)
     with _written_beside(out) as directory:
         splits = _write_splits(directory, documents, encoder, workers)
@@ -117,7 +121,8 @@ def _write_splits(
             name: stack.enter_context(_SplitWriter(directory / f"{name}.bin")) for name in SPLITS
         }
         advance = stack.enter_context(_progress_bar(total))
-        for name, block in _encode(documents, tokenizer, workers):
+        blocks = stack.enter_context(contextlib.closing(_encode(documents, tokenizer, workers)))
+        for name, block in blocks:
             writers[name].write(block)
             advance(block.n_bytes)
         return {name: writer.finish() for name, writer in writers.items()}
@@ -133,7 +138,7 @@ class _Encoded(NamedTuple):
 
 def _encode(
     documents: Sequence[tuple[str, Document]], tokenizer: Tokenizer, workers: int
-) -> Iterator[tuple[str, _Encoded]]:
+) -> Generator[tuple[str, _Encoded], None, None]:
     """Every block with its split's name, in order, encoded by `workers` threads."""
     in_flight: deque[tuple[str, Future[_Encoded]]] = deque()
     pool = ThreadPoolExecutor(workers)
