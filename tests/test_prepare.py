@@ -252,7 +252,7 @@ def test_arguments_out_of_range(tmp_path: Path, change: dict[str, float], messag
 def test_nothing_to_prepare(tmp_path: Path) -> None:
     write(tmp_path, {"empty.txt": "", "folder/empty.txt": ""})
     for path, message in [
-        (tmp_path / "nowhere", "no file or folder .*nowhere"),
+        (tmp_path / "nowhere", "no readable file or folder .*nowhere"),
         (tmp_path / "folder", "no text in .*folder"),
         (tmp_path / "empty.txt", r"no text in .*empty\.txt"),
     ]:
@@ -274,6 +274,20 @@ def test_what_exists_is_not_overwritten(tmp_path: Path) -> None:
     for other in (tmp_path / "text", tmp_path / "text" / "a.txt"):
         with pytest.raises(InputError, match="exists and is not an empty folder"):
             prepare(source, other, "bytes")
+
+
+def test_out_behind_a_link(tmp_path: Path) -> None:
+    source = TextFiles((write(tmp_path / "text", {"a.txt": "a", "b.txt": "b"}),))
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    prepare(source, tmp_path / "link", "bytes")
+    assert (tmp_path / "real" / "dataset.json").exists()
+
+
+def test_out_that_cannot_be_made(tmp_path: Path) -> None:
+    source = TextFiles((write(tmp_path, {"a.txt": "a", "b.txt": "b"}),))
+    with pytest.raises(InputError, match=r"can't be written .*Not a directory"):
+        prepare(source, tmp_path / "a.txt" / "out", "bytes")
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
