@@ -203,6 +203,9 @@ TokenFile::TokenFile(const std::string& path, IdType raw_type) : path_(path) {
         map_ = nullptr;
         throw InputError(system_error(path, "map it"));
     }
+    // Windows lie anywhere, and reading around each one is wasted: on a cold 1.4 GB file it made the
+    // slowest of 150 batches take 70 to 90 ms, without it 1 to 5 ms (12 × 1,024, read ahead).
+    ::madvise(map_, static_cast<std::size_t>(map_bytes_), MADV_RANDOM);
     try {
         interpret(raw_type);
         if (n_tokens_ == 0) throw InputError(path_ + " holds no tokens; prepare the dataset again");
