@@ -44,8 +44,7 @@ def _cross_entropy_kernel(
     logits_ptr += row.to(tl.int64) * row_stride  # row·V passes 2³¹ at row 42,689
     target = tl.load(targets_ptr + row)
     in_range = (target >= 0) & (target < vocab)
-    z_loss = z_loss.to(tl.float32)
-    smoothing = label_smoothing.to(tl.float32)
+
     columns = tl.arange(0, BLOCK_V)
     # Before any store, and NaN where there is no such column.
     at_target = tl.load(logits_ptr + target, mask=in_range, other=float("nan")).to(tl.float32)
@@ -67,8 +66,9 @@ def _cross_entropy_kernel(
     log_sum = tl.log2(row_sum) * _LN2  # lse - max: exact where lse itself is large
     lse = row_max + log_sum
 
-    loss = (1.0 - smoothing) * (log_sum - (at_target - row_max)) + z_loss * lse * lse
-    loss += tl.where(smoothing > 0.0, smoothing * (lse - tl.sum(lane_logits) / vocab), 0.0)
+    loss = (1.0 - label_smoothing) * (log_sum - (at_target - row_max)) + z_loss * lse * lse
+    uniform = lse - tl.sum(lane_logits) / vocab  # cross-entropy against equal shares
+    loss += tl.where(label_smoothing > 0.0, label_smoothing * uniform, 0.0)
     ignored = target == ignore_index
     tl.store(loss_ptr + row, tl.where(ignored, 0.0, loss))
     tl.store(lse_ptr + row, lse)
@@ -79,13 +79,13 @@ def _cross_entropy_kernel(
         if HAS_ROW_WEIGHT:
             weight *= tl.load(row_weight_ptr + row)
         scale = weight * (1.0 + 2.0 * z_loss * lse) / row_sum
-        offset = weight * smoothing / vocab
+        offset = weight * label_smoothing / vocab
         for start in range(0, vocab, BLOCK_V):
             inside = start + columns < vocab
             logits = tl.load(logits_ptr + start + columns, mask=inside, other=0.0).to(tl.float32)
             gradient = tl.exp2((logits - row_max) * _LOG2E) * scale - offset
             hit = start + columns == target
-            gradient = tl.where(hit, gradient - weight * (1.0 - smoothing), gradient)
+            gradient = tl.where(hit, gradient - weight * (1.0 - label_smoothing), gradient)
             gradient = tl.where(ignored, 0.0, gradient)
             tl.store(
                 logits_ptr + start + columns,
