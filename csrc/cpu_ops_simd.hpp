@@ -43,36 +43,59 @@ inline Floats load(const float* from) {
 inline Floats load(const BFloat16* from) {
     Halves halves;
     memcpy(&halves, from, sizeof halves);
-    const Words words = __builtin_convertvector(halves, Words) << 16;
-    return (Floats)words;
+    return (Floats)(__builtin_convertvector(halves, Words) << 16);
 }
 
 inline void store(float* to, Floats from) { memcpy(to, &from, sizeof from); }
 
-// Rounds to nearest, ties to even. A NaN stays one: its mantissa keeps the quiet bit.
-inline void store(BFloat16* to, Floats from) {
+// 2·kLanes neighbouring elements. Of bf16, `first` holds the even ones and `second` the odd ones:
+// a word's two halves come apart and together again by a shift and a mask, where keeping the order
+// would cost a permutation on every load and store. Sums and element-wise work need no order.
+constexpr std::int64_t kPair = 2 * kLanes;
+struct Pair {
+    Floats first, second;
+};
+
+inline Pair load_pair(const float* from) { return {load(from), load(from + kLanes)}; }
+
+inline Pair load_pair(const BFloat16* from) {
+    Words words;
+    memcpy(&words, from, sizeof words);
+    return {(Floats)(words << 16), (Floats)(words & 0xffff0000u)};
+}
+
+inline void store_pair(float* to, Pair from) {
+    store(to, from.first);
+    store(to + kLanes, from.second);
+}
+
+// To nearest, ties to even; what is stored must be a number or a NaN whose lower half is not all
+// ones (kNaN, or a bf16 NaN that went through arithmetic), so that adding 0x7fff can't overflow it.
+inline Words round_to_upper_half(Floats from) {
     const Words bits = (Words)from;
-    const Words rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    const Words quiet = (bits >> 16) | 0x40u;
-    const Words chosen = (from == from) ? rounded : quiet;
-    const Halves halves = __builtin_convertvector(chosen, Halves);
-    memcpy(to, &halves, sizeof halves);
+    return bits + 0x7fffu + ((bits >> 16) & 1u);
 }
 
-// The first `count` < kLanes elements, `fill` in the other lanes.
+inline void store_pair(BFloat16* to, Pair from) {
+    const Words words = (round_to_upper_half(from.first) >> 16) |
+                        (round_to_upper_half(from.second) & 0xffff0000u);
+    memcpy(to, &words, sizeof words);
+}
+
+// The first `count` < kPair elements, `fill` in the other places.
 template <typename T>
-inline Floats load_partial(const T* from, std::int64_t count, float fill) {
-    T lanes[kLanes];
-    store(lanes, broadcast(fill));
-    memcpy(lanes, from, count * sizeof(T));
-    return load(lanes);
+inline Pair load_partial(const T* from, std::int64_t count, float fill) {
+    T elements[kPair];
+    store_pair(elements, {broadcast(fill), broadcast(fill)});
+    memcpy(elements, from, count * sizeof(T));
+    return load_pair(elements);
 }
 
 template <typename T>
-inline void store_partial(T* to, Floats from, std::int64_t count) {
-    T lanes[kLanes];
-    store(lanes, from);
-    memcpy(to, lanes, count * sizeof(T));
+inline void store_partial(T* to, Pair from, std::int64_t count) {
+    T elements[kPair];
+    store_pair(elements, from);
+    memcpy(to, elements, count * sizeof(T));
 }
 
 // A lane that holds NaN is passed over, here and in max_lane: exp() carries it into the sums.
@@ -90,12 +113,13 @@ inline double sum_lanes(Floats a) {
     return total;
 }
 
-// e^x for x ≤ 0, within 2 units in the last place; 0 below -87.3, where fp32 turns subnormal.
-// x = n·ln 2 + r with |r| ≤ ln 2 / 2, and e^r by a polynomial of degree 6 (relative error 4e-9,
-// fitted for this file), times 2^n by way of the exponent's bits.
+// e^x for x ≤ 0, within 2 units in the last place; 0 below -87.7, where fp32 is subnormal.
+// x = n·ln 2 + r with |r| ≤ ln 2 / 2; e^r by a polynomial of degree 6 (relative error 4e-9, fitted
+// for this file), times 2^n made of exponent bits. A NaN comes through the polynomial.
 inline Floats exp_nonpositive(Floats x) {
-    constexpr float kSmallest = -87.33654f;
-    constexpr float kRound = 12582912.0f;  // 1.5·2²³: adding it leaves an integer in the low bits
+    constexpr float kSmallest = -88.02969f;  // -127·ln 2: there the exponent bits are 0, and so is 2^n
+    // Adding 1.5·2²³ leaves an integer in the low bits; 127 is the bias of the exponent.
+    constexpr float kRound = 12582912.0f + 127.0f;
     const Floats clamped = x < kSmallest ? broadcast(kSmallest) : x;
     const Floats shifted = clamped * 1.44269504f + kRound;
     const Floats n = shifted - kRound;
@@ -105,10 +129,9 @@ inline Floats exp_nonpositive(Floats x) {
     p = p * r + 4.166839e-2f;
     p = p * r + 1.6666521e-1f;
     p = p * r + 4.9999994e-1f;
-    p = p * (r * r) + r + 1.0f;
-    const Words exponent = (Words)shifted << 23;  // kRound's own bits are shifted out
-    const Floats result = (Floats)((Words)p + exponent);
-    return x < kSmallest ? Floats{} : (x == x ? result : x);
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    return p * (Floats)((Words)shifted << 23);
 }
 
 // --- softmax cross-entropy ------------------------------------------------------------------------
@@ -119,6 +142,15 @@ struct RowStatistics {
     double logits;  // Σ logit, for label smoothing
 };
 
+// Calls visit(pair) for every pair of [begin, end); `fill` stands in behind the end.
+template <typename T, typename Visit>
+inline void for_each_pair(const T* row, std::int64_t begin, std::int64_t end, float fill,
+                          Visit visit) {
+    std::int64_t i = begin;
+    for (; i + kPair <= end; i += kPair) visit(load_pair(row + i));
+    if (i < end) visit(load_partial(row + i, end - i, fill));
+}
+
 // One pass over a row (Milakov and Gimelshein 2018, algorithm 3), by blocks that stay in the
 // first-level cache while they are read twice: for their maximum, then for the sum.
 template <typename T>
@@ -128,30 +160,32 @@ RowStatistics row_statistics(const T* logits, std::int64_t vocab, bool with_logi
     RowStatistics row{kLowest, 0.0, 0.0};
     for (std::int64_t begin = 0; begin < vocab; begin += kBlock) {
         const std::int64_t end = begin + kBlock < vocab ? begin + kBlock : vocab;
-        const std::int64_t whole = begin + (end - begin) / kLanes * kLanes;
-        const std::int64_t rest = end - whole;
 
-        Floats highest = broadcast(kLowest);
-        for (std::int64_t i = begin; i < whole; i += kLanes) highest = max(load(logits + i), highest);
-        if (rest) highest = max(load_partial(logits + whole, rest, -kInfinity), highest);
-        const float block_max = max_lane(highest);
+        Pair highest{broadcast(kLowest), broadcast(kLowest)};
+        for_each_pair(logits, begin, end, -kInfinity, [&](Pair x) {
+            highest = {max(x.first, highest.first), max(x.second, highest.second)};
+        });
+        const float block_max = max_lane(max(highest.first, highest.second));
         if (block_max > row.max) {
             row.sum *= ::exp(static_cast<double>(row.max) - block_max);
             row.max = block_max;
         }
 
-        Floats sum{};
-        for (std::int64_t i = begin; i < whole; i += kLanes) {
-            sum += exp_nonpositive(load(logits + i) - row.max);
-        }
-        if (rest) sum += exp_nonpositive(load_partial(logits + whole, rest, -kInfinity) - row.max);
-        row.sum += sum_lanes(sum);
+        const float shift = row.max;
+        Pair sum{};
+        for_each_pair(logits, begin, end, -kInfinity, [&](Pair x) {
+            sum.first += exp_nonpositive(x.first - shift);
+            sum.second += exp_nonpositive(x.second - shift);
+        });
+        row.sum += sum_lanes(sum.first) + sum_lanes(sum.second);
 
         if (with_logits) {
-            Floats total{};
-            for (std::int64_t i = begin; i < whole; i += kLanes) total += load(logits + i);
-            if (rest) total += load_partial(logits + whole, rest, 0.0f);
-            row.logits += sum_lanes(total);
+            Pair total{};
+            for_each_pair(logits, begin, end, 0.0f, [&](Pair x) {
+                total.first += x.first;
+                total.second += x.second;
+            });
+            row.logits += sum_lanes(total.first) + sum_lanes(total.second);
         }
     }
     return row;
@@ -168,15 +202,19 @@ inline float to_float(BFloat16 value) {
 // logits[i] = exp(logits[i] - max)·scale - offset
 template <typename T>
 void write_softmax(T* logits, std::int64_t vocab, float max, float scale, float offset) {
-    const std::int64_t whole = vocab / kLanes * kLanes;
-    for (std::int64_t i = 0; i < whole; i += kLanes) {
-        store(logits + i, exp_nonpositive(load(logits + i) - max) * scale - offset);
-    }
-    if (const std::int64_t rest = vocab - whole) {
-        const Floats last = load_partial(logits + whole, rest, 0.0f);
-        store_partial(logits + whole, exp_nonpositive(last - max) * scale - offset, rest);
+    const auto softmax = [=](Pair x) -> Pair {
+        return {exp_nonpositive(x.first - max) * scale - offset,
+                exp_nonpositive(x.second - max) * scale - offset};
+    };
+    std::int64_t i = 0;
+    for (; i + kPair <= vocab; i += kPair) store_pair(logits + i, softmax(load_pair(logits + i)));
+    if (const std::int64_t rest = vocab - i) {
+        store_partial(logits + i, softmax(load_partial(logits + i, rest, 0.0f)), rest);
     }
 }
+
+// The number, or the plain NaN that store_pair takes.
+inline float plain(double value) { return value == value ? static_cast<float>(value) : kNaN; }
 
 template <typename T>
 void cross_entropy_row_of(const CrossEntropyTile& tile, std::int64_t index) {
@@ -204,13 +242,14 @@ void cross_entropy_row_of(const CrossEntropyTile& tile, std::int64_t index) {
     if (!tile.gradient) return;
 
     // d loss/d logit_i = (1 + 2·z·lse)·softmax_i - ε/V - (1 - ε)·[i = target]
-    const double weight = (in_range ? 1.0 : kNaN) * (tile.row_weight ? tile.row_weight[index] : 1.0);
+    const double row_weight = tile.row_weight ? tile.row_weight[index] : 1.0;
+    const double weight = in_range ? row_weight : kNaN;
     const double scale = weight * (1 + 2 * tile.z_loss * lse) / row.sum;
     const double offset = weight * smoothing / tile.vocab;
-    write_softmax(logits, tile.vocab, row.max, static_cast<float>(scale), static_cast<float>(offset));
+    write_softmax(logits, tile.vocab, row.max, plain(scale), plain(offset));
     if (in_range) {
         const double at_target = ::exp(below_max) * scale - offset - weight * (1 - smoothing);
-        store_partial(logits + target, broadcast(static_cast<float>(at_target)), 1);
+        store_partial(logits + target, {broadcast(plain(at_target)), Floats{}}, 1);
     }
 }
 

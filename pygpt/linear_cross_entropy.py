@@ -27,9 +27,9 @@ import torch
 from torch import Tensor
 
 # What the logits of a chunk may take, by device type. The weight's gradient (V × C in fp32) is read
-# and written once a chunk, so a chunk has to be long: at V = 50,304 in bf16 these are 2,560 and 512
-# tokens. On a CPU longer ones fall out of the caches and are no faster.
-LOGITS_BYTES = {"cuda": 256 << 20, "cpu": 64 << 20}
+# and written once a chunk, so a chunk has to be long: at V = 50,304 in bf16 these are 2,560 and 1,280
+# tokens.
+LOGITS_BYTES = {"cuda": 256 << 20, "cpu": 128 << 20}
 
 # GEMM dtypes each implementation takes.
 DTYPES = {
