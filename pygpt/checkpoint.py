@@ -1,0 +1,165 @@
+"""A checkpoint on disk: a directory that Hugging Face loads, plus what training needs to go on.
+
+::
+
+    step-00000500/
+      config.json             the model's shape, its tokenizer, its kernels
+      generation_config.json  ids that are never sampled
+      model.safetensors       weights, fp32
+      optimizer.safetensors   AdamW's moments, by parameter
+      trainer.json            step, validation loss
+
+It is written beside, flushed and renamed: a directory with this name is whole. Random numbers need
+no state: batches and dropout are functions of the seed and the step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from pygpt import pretrained
+from pygpt.dataset_json import TokenizerInfo
+from pygpt.errors import InputError
+from pygpt.model import GPT
+
+_PREFIX = "step-"
+_PARTIAL = ".partial-"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainerState:
+    """Where training stands."""
+
+    step: int
+    """Optimiser steps done."""
+    val_loss: float | None
+    """Validation loss of these weights, nats per token, where it was measured."""
+
+
+def save(
+    directory: Path,
+    model: GPT,
+    optimizer: torch.optim.Optimizer,
+    tokenizer: TokenizerInfo,
+    state: TrainerState,
+) -> Path:
+    """Write the checkpoint of one step below `directory`; return its path.
+
+    Raises:
+        InputError: it could not be written (a full disk). Nothing of it is left and older
+            checkpoints are untouched.
+    """
+    final = directory / f"{_PREFIX}{state.step:08d}"
+    partial = directory / f"{_PARTIAL}{final.name}"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        safetensors.torch.save_file(
+            pretrained.to_tensors(model), partial / "model.safetensors", metadata={"format": "pt"}
+        )
+        safetensors.torch.save_file(
+            _optimizer_tensors(model, optimizer), partial / "optimizer.safetensors"
+        )
+        _write_json(partial / "config.json", pretrained.to_config(model, tokenizer))
+        _write_json(
+            partial / "generation_config.json",
+            pretrained.to_generation_config(model.config, tokenizer),
+        )
+        _write_json(partial / "trainer.json", dataclasses.asdict(state))
+        for path in (*partial.iterdir(), partial):
+            _flush(path)
+        shutil.rmtree(final, ignore_errors=True)  # the same step again, after a resume
+        partial.rename(final)
+        _flush(directory)
+    except (OSError, safetensors.SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise InputError(
+            f"the checkpoint of step {state.step} could not be written to {directory} ({error}); "
+            "older checkpoints are untouched. Make room and go on with --resume"
+        ) from error
+    return final
+
+
+def _write_json(path: Path, fields: dict[str, Any]) -> None:
+    path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _optimizer_tensors(model: GPT, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}/{key}": value.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state[parameter].items()
+    }
+
+
+def load_training(path: Path, model: GPT, optimizer: torch.optim.Optimizer) -> TrainerState:
+    """Put a checkpoint's weights and moments into `model` and `optimizer`; return where it stood.
+
+    Raises:
+        InputError: a damaged checkpoint, or one of another model.
+    """
+    loaded, _ = pretrained.load(path)
+    if loaded.config != dataclasses.replace(model.config, dropout=loaded.config.dropout):
+        raise InputError(f"{path} holds {loaded.config}, and this run trains {model.config}")
+    model.load_state_dict(loaded.state_dict())
+    tensors = pretrained.read_tensors(path / "optimizer.safetensors")
+    parameters = dict(model.named_parameters())
+    for name, tensor in tensors.items():
+        parameter_name, _, key = name.partition("/")
+        parameter = parameters[parameter_name]
+        # AdamW keeps its step count beside the parameter only when it is fused or capturable;
+        # that is where the optimiser itself put it in the run that was saved.
+        optimizer.state[parameter][key] = tensor.to(parameter.device)
+    return read_state(path)
+
+
+def read_state(path: Path) -> TrainerState:
+    """The ``trainer.json`` of a checkpoint.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    file = path / "trainer.json"
+    try:
+        return TrainerState(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{file} is missing or damaged ({error}); use an older checkpoint") from error
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """The checkpoints below `directory`, oldest first."""
+    return sorted(path for path in directory.glob(f"{_PREFIX}*") if path.is_dir())
+
+
+def prune(directory: Path, keep: int) -> None:
+    """Delete all but the `keep` newest checkpoints and the one with the lowest validation loss."""
+    paths = list_checkpoints(directory)
+    losses = {path: read_state(path).val_loss for path in paths}
+    measured = {path: loss for path, loss in losses.items() if loss is not None}
+    best = min(measured, key=lambda path: measured[path]) if measured else None
+    for path in paths[:-keep]:
+        if path != best:
+            shutil.rmtree(path)
+
+
+def remove_partial(directory: Path) -> None:
+    """Delete what a killed process left half written."""
+    for path in directory.glob(f"{_PARTIAL}*"):
+        shutil.rmtree(path)

@@ -1,0 +1,57 @@
+"""What every command shares: reading flags, one-line logging, errors without a traceback."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import tyro
+
+from pygpt.errors import InputError
+
+T = TypeVar("T")
+
+BAD_INPUT = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def parse(
+    options: type[T],
+    *,
+    prog: str,
+    default: T | None = None,
+    args: Sequence[str] | None = None,
+) -> T:
+    """Fill a dataclass from the command line.
+
+    Help texts come from docstrings; dashes and underscores are both accepted; an unknown flag
+    leaves with status 2 and the nearest names.
+
+    Args:
+        options: the dataclass.
+        prog: the command as a user types it, such as "python -m pygpt.prepare".
+        default: an instance whose fields are the defaults; None takes the dataclass's own.
+        args: the words to read; None takes sys.argv.
+    """
+    if default is None:
+        return tyro.cli(options, prog=prog, args=args)
+    return tyro.cli(options, prog=prog, default=default, args=args)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a command: bad input and Ctrl-C become one line on stderr and an exit status.
+
+    Raises:
+        SystemExit: status 2 for an InputError, 130 for Ctrl-C.
+    """
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)

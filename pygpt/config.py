@@ -1,0 +1,324 @@
+"""What a model and a run are made of: `GPTConfig`, `TrainConfig` and the named presets.
+
+A run's configuration is the preset's values, over them a TOML file's, over them the flags'.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+
+from pygpt.errors import InputError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+VOCAB_MULTIPLE = 64
+"""Rows of the embedding table are padded to a multiple of this: GEMMs run faster on round sizes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a GPT-2-class model, with nanoGPT's field names."""
+
+    block_size: int = 1024
+    """Positions: the longest context, in tokens."""
+    vocab_size: int = 50304
+    """Rows of the embedding table; ids the tokenizer does not know are padding."""
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    dropout: float = 0.0
+    bias: bool = True
+    """Biases in linear layers and layer norms, as GPT-2 has them."""
+
+    def __post_init__(self) -> None:
+        for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.n_embd % self.n_head:
+            below = self.n_embd - self.n_embd % self.n_head
+            nearest = [str(n) for n in (below, below + self.n_head) if n]
+            raise InputError(
+                f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}; "
+                f"the nearest widths that are: {', '.join(nearest)}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout must be in [0, 1), got {self.dropout}")
+
+    def n_params(self, *, positions: bool = True) -> int:
+        """Parameters, the tied head counted once; without position embeddings if asked."""
+        c = self.n_embd
+        norm = c * (1 + self.bias)
+        matrices = 12 * c * c + (9 * c if self.bias else 0)
+        total = self.vocab_size * c + self.n_layer * (matrices + 2 * norm) + norm
+        return total + (self.block_size * c if positions else 0)
+
+    def flops_per_token(self) -> int:
+        """Operations of a training step per token, forward and backward.
+
+        6·N + 12·L·C·T (Chowdhery et al. 2022, appendix B), which counts attention as if it were
+        not causal: nanoGPT's convention, so that figures can be compared.
+        """
+        attention = 12 * self.n_layer * self.n_embd * self.block_size
+        return 6 * self.n_params(positions=False) + attention
+
+
+def padded_vocab_size(n_vocab: int) -> int:
+    """The rows of an embedding table for a tokenizer of `n_vocab` ids."""
+    return -(-n_vocab // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Train a GPT.
+
+    With no arguments: on the source of this Python's standard library, with a model and a length
+    that suit the machine. Values come from the preset, over them the TOML file, over them the
+    flags.
+    """
+
+    preset: str = "auto"
+    """Where all values start from: PRESETS. "auto" is stdlib-gpu or stdlib-cpu."""
+    config: Path | None = None
+    """TOML file of further values, by the names listed here."""
+    data: Path | None = None
+    """Dataset directory: from pygpt.prepare, or nanoGPT's train.bin and val.bin. The stdlib presets
+    prepare theirs themselves."""
+    out: Path | None = None
+    """Run directory. Default: runs/PRESET-DATE-TIME."""
+    resume: bool = False
+    """Go on from the newest checkpoint of --out, or of the newest run, exactly where it was."""
+
+    device: str = "auto"
+    """"cpu", "cuda", "cuda:1" …; "auto" takes a GPU if there is one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of GEMM inputs; weights stay float32. "auto" takes bfloat16 where it is faster."""
+    impl: str = "auto"
+    """Kernels: "auto", "eager", "triton", "native", or by op: "attention=eager,gelu=triton"."""
+    compile: bool = False
+    """Run the model through torch.compile: a minute at the start, faster steps."""
+    seed: int = 1337
+    """Fixes initial weights, batches and dropout."""
+
+    n_layer: int = 12
+    """Transformer blocks."""
+    n_head: int = 12
+    """Attention heads a block."""
+    n_embd: int = 768
+    """Width, in channels; a multiple of n_head."""
+    block_size: int = 1024
+    """Context, in tokens."""
+    dropout: float = 0.0
+    """Probability of dropping an activation."""
+    bias: bool = True
+    """Biases in linear layers and layer norms, as GPT-2 has them."""
+
+    batch_tokens: int = 524288
+    """Tokens a step, over all micro-batches: the batch that the optimiser sees."""
+    micro_batch: int | Literal["auto"] = "auto"
+    """Sequences in memory at once. Changes memory and speed, never the batch of a step."""
+    max_steps: int = 19560
+    """Optimiser steps."""
+    sampling: Literal["permutation", "random"] = "permutation"
+    """"permutation" visits every window once an epoch; "random" draws with replacement."""
+
+    learning_rate: float = 6e-4
+    """Peak learning rate of AdamW."""
+    min_lr: float = 6e-5
+    """Learning rate at the end of the cosine decay."""
+    warmup_steps: int = 700
+    """Steps over which the rate rises linearly to its peak."""
+    lr_decay_steps: int | None = None
+    """Step at which the rate reaches min_lr. Default: max_steps."""
+    weight_decay: float = 0.1
+    """Decay of matrices; biases and norms have none."""
+    beta1: float = 0.9
+    """AdamW's decay of the first moment."""
+    beta2: float = 0.95
+    """AdamW's decay of the second moment."""
+    grad_clip: float = 1.0
+    """Largest norm of the gradient; 0 turns clipping off."""
+
+    eval_interval: int = 250
+    """Steps between evaluations."""
+    eval_tokens: int = 2**20
+    """Tokens of the validation split an evaluation reads: the same windows every time."""
+    log_interval: int = 10
+    """Steps between lines printed where there is no terminal; metrics.jsonl has every step."""
+    checkpoint_interval: int = 1000
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints to keep; the one with the best validation loss stays besides."""
+    prompt: str = ""
+    """Text that the sample at the end starts with."""
+
+    def __post_init__(self) -> None:
+        positive = (
+            "batch_tokens", "max_steps", "eval_interval", "eval_tokens", "log_interval",
+            "checkpoint_interval", "keep_checkpoints", "learning_rate", "block_size",
+        )  # fmt: skip
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("min_lr", "warmup_steps", "weight_decay", "grad_clip", "seed"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+
+    def model(self, vocab_size: int) -> GPTConfig:
+        """The model this run trains, for an embedding table of `vocab_size` rows."""
+        shared = {field.name for field in dataclasses.fields(GPTConfig)} - {"vocab_size"}
+        return GPTConfig(vocab_size=vocab_size, **{name: getattr(self, name) for name in shared})
+
+    def batch_sequences(self) -> int:
+        """Sequences a step.
+
+        Raises:
+            InputError: batch_tokens is not a multiple of block_size, with the nearest that are.
+        """
+        return _divide(self.batch_tokens, self.block_size, "block_size")
+
+    def accumulation(self, micro_batch: int) -> int:
+        """Micro-batches of `micro_batch` sequences a step.
+
+        Raises:
+            InputError: they do not divide the batch, with the nearest totals that they divide.
+        """
+        if micro_batch < 1:
+            raise InputError(f"micro_batch must be at least 1, got {micro_batch}")
+        unit = micro_batch * self.block_size
+        return _divide(self.batch_tokens, unit, f"micro_batch × block_size = {unit}")
+
+    def write_toml(self, path: Path) -> None:
+        """Write every value that is set; `from_toml` reads it back."""
+        values = {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in dataclasses.asdict(self).items()
+            if value is not None and name not in ("config", "resume")
+        }
+        path.write_text(tomli_w.dumps(values), encoding="utf-8")
+
+
+def _divide(total: int, unit: int, unit_name: str) -> int:
+    if total % unit:
+        below = total - total % unit
+        nearest = " or ".join(str(n) for n in (below, below + unit) if n)
+        raise InputError(
+            f"batch_tokens={total} is not a multiple of {unit_name}; the nearest that are: {nearest}"
+        )
+    return total // unit
+
+
+_GPT2 = {"batch_tokens": 524288, "max_steps": 19560, "warmup_steps": 700, "compile": True}
+_STDLIB = {"bias": False, "eval_interval": 100, "checkpoint_interval": 100, "prompt": "def "}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The default run on a CPU: three minutes on two cores.
+    "stdlib-cpu": {
+        **_STDLIB,
+        "n_layer": 4, "n_head": 4, "n_embd": 256, "block_size": 256,
+        "batch_tokens": 4096, "max_steps": 400, "warmup_steps": 40,
+        "learning_rate": 2e-3, "min_lr": 2e-4, "eval_tokens": 2**16,
+    },
+    "stdlib-gpu": {
+        **_STDLIB,
+        "n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 512,
+        "batch_tokens": 32768, "max_steps": 1500, "warmup_steps": 100,
+        "learning_rate": 1e-3, "min_lr": 1e-4, "dropout": 0.1, "eval_tokens": 2**18,
+    },
+    # nanoGPT's config/train_shakespeare_char.py, over bytes.
+    "shakespeare-char": {
+        "n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256, "dropout": 0.2, "bias": False,
+        "batch_tokens": 64 * 256, "max_steps": 5000, "warmup_steps": 100,
+        "learning_rate": 1e-3, "min_lr": 1e-4, "beta2": 0.99,
+        "eval_interval": 250, "eval_tokens": 2**18, "checkpoint_interval": 500,
+    },
+    "owt-30m": {
+        "n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 512, "bias": False,
+        "batch_tokens": 64 * 512, "max_steps": 20000, "warmup_steps": 500, "compile": True,
+    },
+    "fineweb-40m": {
+        "n_layer": 12, "n_head": 12, "n_embd": 384, "block_size": 1024, "bias": False,
+        "batch_tokens": 512 * 1024, "max_steps": 6000, "warmup_steps": 300,
+        "learning_rate": 5e-4, "min_lr": 5e-5, "compile": True,
+    },
+    # GPT-2's four sizes; rates by size from Brown et al. 2020, table 2.1.
+    "gpt2": {**_GPT2, "n_layer": 12, "n_head": 12, "n_embd": 768},
+    "gpt2-medium": {
+        **_GPT2, "n_layer": 24, "n_head": 16, "n_embd": 1024,
+        "learning_rate": 3e-4, "min_lr": 3e-5,
+    },
+    "gpt2-large": {
+        **_GPT2, "n_layer": 36, "n_head": 20, "n_embd": 1280,
+        "learning_rate": 2.5e-4, "min_lr": 2.5e-5,
+    },
+    "gpt2-xl": {
+        **_GPT2, "n_layer": 48, "n_head": 25, "n_embd": 1600,
+        "learning_rate": 2e-4, "min_lr": 2e-5,
+    },
+}  # fmt: skip
+
+
+def from_preset(name: str) -> TrainConfig:
+    """The configuration a preset stands for.
+
+    Raises:
+        InputError: there is no such preset, with the nearest name.
+    """
+    if name not in PRESETS:
+        raise InputError(f"no preset {name!r}; {nearest(name, list(PRESETS))}")
+    return TrainConfig(preset=name, **PRESETS[name])
+
+
+def from_toml(path: Path, base: TrainConfig | None = None) -> TrainConfig:
+    """The values of a TOML file over `base`, or over the preset that the file names.
+
+    Raises:
+        InputError: the file can't be read, or has a field or a type that does not exist here.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"can't read the config {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid TOML: {error}") from error
+    types = {field.name: str(field.type) for field in dataclasses.fields(TrainConfig)}
+    for name, value in values.items():
+        if name not in types:
+            raise InputError(f"{path}: no field {name!r}; {nearest(name, list(types))}")
+        values[name] = _from_toml_value(path, name, value, types[name])
+    if base is None:
+        base = from_preset(values["preset"]) if "preset" in values else TrainConfig()
+    return dataclasses.replace(base, **values)
+
+
+def _from_toml_value(path: Path, name: str, value: Any, type_text: str) -> Any:
+    """Check one TOML value against a field's annotation, as written there."""
+    if "Path" in type_text and isinstance(value, str):
+        return Path(value)
+    if "float" in type_text and type(value) is int:
+        return float(value)
+    if type_text.startswith("Literal") or "Literal" in type_text and isinstance(value, str):
+        choices = [text.strip('" ') for text in type_text.split("[")[1].rstrip("]").split(",")]
+        if value not in choices:
+            raise InputError(f"{path}: {name} = {value!r} is none of {', '.join(choices)}")
+        return value
+    if type(value).__name__ not in type_text.replace("|", " ").split():
+        raise InputError(f"{path}: {name} = {value!r} must be {type_text}")
+    return value
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """The hint behind an unknown name: the closest one, or all of them."""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"

@@ -1,0 +1,98 @@
+"""What the machine can do: which device and number type to take, and the peak that MFU divides by."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+
+import torch
+
+from pygpt.errors import InputError
+
+# bf16 with fp32 accumulation, dense, TFLOP/s, from the vendor's data sheets. A longer name stands
+# before a shorter one that it contains.
+_CARDS = {
+    "RTX 4060 Ti": 44.1,
+    "RTX 4060": 30.2,
+    "RTX 4070 Ti SUPER": 88.2,
+    "RTX 4070 Ti": 80.2,
+    "RTX 4070 SUPER": 71.0,
+    "RTX 4070": 58.3,
+    "RTX 4080": 97.5,
+    "RTX 4090": 165.2,
+    "RTX 3090": 71.0,
+    "A100": 312.0,
+    "H100": 989.0,
+    "H200": 989.0,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Peak:
+    """A rate and where it comes from."""
+
+    flops: float
+    """Operations per second."""
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.flops / 1e12:.3g} TFLOP/s ({self.source})"
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `name` means; "auto" is a GPU if there is one.
+
+    Raises:
+        InputError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {name!r} can't be used here ({reason}); try auto or cpu") from error
+    return device
+
+
+def pick_dtype(name: str, device: torch.device, width: int) -> torch.dtype:
+    """The type of GEMM inputs; "auto" measures on a CPU, and takes bfloat16 on a GPU that has it.
+
+    Args:
+        name: "auto", "float32" or "bfloat16".
+        device: where the model runs.
+        width: n_embd, the size of the GEMMs to compare.
+    """
+    if name != "auto":
+        return torch.bfloat16 if name == "bfloat16" else torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    # A CPU without bf16 instructions emulates them many times slower than fp32. The casts around
+    # the GEMMs cost a little where it has them: a small lead does not pay.
+    lead = gemm_rate(device, torch.bfloat16, width) / gemm_rate(device, torch.float32, width)
+    return torch.bfloat16 if lead > 1.3 else torch.float32
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> Peak:
+    """The rate to hold a training step against: the card's data sheet, or a measured GEMM."""
+    if device.type == "cuda" and dtype == torch.bfloat16:
+        name = torch.cuda.get_device_name(device)
+        for card, tflops in _CARDS.items():
+            if card in name:
+                return Peak(tflops * 1e12, f"{card}, bf16, data sheet")
+    short = {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]
+    return Peak(gemm_rate(device, dtype, 1024), f"{short} GEMM of 1024³ measured on this machine")
+
+
+def gemm_rate(device: torch.device, dtype: torch.dtype, width: int) -> float:
+    """Operations per second of a (1024, width) × (width, width) matrix product: the median of 9."""
+    a = torch.randn(1024, width, device=device).to(dtype)
+    b = torch.randn(width, width, device=device).to(dtype)
+    seconds = []
+    for _ in range(12):
+        start = time.perf_counter()
+        (a @ b).view(-1)[0].item()  # reading one number waits for a GPU
+        seconds.append(time.perf_counter() - start)
+    return 2 * 1024 * width * width / statistics.median(seconds[3:])  # after a warm-up

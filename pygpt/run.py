@@ -1,0 +1,164 @@
+"""A run's directory: where its configuration, metrics and checkpoints lie.
+
+::
+
+    runs/stdlib-cpu-20260131-101500/
+      config.toml     every value of the configuration, as `--config` reads it
+      run.json        versions and machine, one entry a start
+      metrics.jsonl   one object a step
+      checkpoints/    see `pygpt.checkpoint`
+      tensorboard/    when TensorBoard is installed
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pygpt import checkpoint, pretrained
+from pygpt.config import TrainConfig, from_toml
+from pygpt.dataset_json import TokenizerInfo
+from pygpt.errors import InputError
+from pygpt.model import GPT
+
+RUNS = Path("runs")
+
+
+class Run:
+    """The directory of one run. Building the object touches nothing on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "config.toml"
+        self.metrics_file = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+
+    @property
+    def started(self) -> bool:
+        """Whether a run lives here."""
+        return self.config_file.exists()
+
+    def config(self) -> TrainConfig:
+        """The configuration it was started with."""
+        return from_toml(self.config_file, base=TrainConfig())
+
+    def newest_checkpoint(self) -> Path | None:
+        """The newest whole checkpoint, or None before the first."""
+        paths = checkpoint.list_checkpoints(self.checkpoints)
+        return paths[-1] if paths else None
+
+    def open(self, config: TrainConfig, device: torch.device, step: int) -> None:
+        """Create or reopen the directory for training from `step` on.
+
+        Metrics of later steps, which a killed run may have left, go: those steps are done again.
+        """
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        checkpoint.remove_partial(self.checkpoints)
+        self._keep_metrics_before(step)
+        self._record_start(device, step)
+        # Last, since it is what makes the directory a run.
+        partial = self.config_file.with_suffix(".partial")
+        config.write_toml(partial)
+        partial.replace(self.config_file)
+
+    def append_metrics(self, fields: dict[str, Any]) -> None:
+        """Add one line to ``metrics.jsonl``."""
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(fields) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Every whole line of ``metrics.jsonl``; the last may be cut where a run was killed."""
+        if not self.metrics_file.exists():
+            return []
+        text = self.metrics_file.read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.split("\n")[:-1]]
+
+    def _keep_metrics_before(self, step: int) -> None:
+        lines = [json.dumps(line) + "\n" for line in self.read_metrics() if line["step"] <= step]
+        partial = self.metrics_file.with_suffix(".partial")
+        partial.write_text("".join(lines), encoding="utf-8")
+        partial.replace(self.metrics_file)
+
+    def _record_start(self, device: torch.device, step: int) -> None:
+        path = self.path / "run.json"
+        starts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        starts.append(describe_environment(device) | {"step": step})
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(starts, indent=2) + "\n", encoding="utf-8")
+        partial.replace(path)
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """Versions and machine, for the record."""
+    cuda = device.type == "cuda"
+    return {
+        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "pygpt": metadata.version("pygpt-trainer"),
+        "commit": _git_commit(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of the source this runs from; None for an installed copy."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def newest_run(root: Path = RUNS) -> Run:
+    """The run below `root` that wrote last.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = [run for path in root.glob("*") if (run := Run(path)).started]
+    if not found:
+        raise InputError(
+            f"no run in {root.absolute()}; name a run or a checkpoint, or train one with "
+            "python -m pygpt.train"
+        )
+    return max(found, key=lambda run: os.stat(run.metrics_file).st_mtime)
+
+
+def load_model(path: Path | None, *, impl: str = "auto") -> tuple[GPT, TokenizerInfo, Path]:
+    """Load a model for use, in fp32 on the CPU.
+
+    Args:
+        path: a run (its newest checkpoint), a checkpoint, or a directory in Hugging Face's GPT-2
+            layout; None is the newest run.
+        impl: implementations of the ops; see `pygpt.ops`.
+
+    Returns:
+        The model, its tokenizer, and the directory the weights came from.
+
+    Raises:
+        InputError: there is no model there, or it is damaged.
+    """
+    run = newest_run() if path is None else Run(path)
+    directory = run.path
+    if run.started:
+        newest = run.newest_checkpoint()
+        if newest is None:
+            raise InputError(
+                f"{run.path} has no checkpoint yet; python -m pygpt.train --resume --out {run.path}"
+            )
+        directory = newest
+    model, tokenizer = pretrained.load(directory, impl=impl)
+    return model, tokenizer, directory

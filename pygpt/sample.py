@@ -1,0 +1,79 @@
+"""python -m pygpt.sample: let a model write."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from pygpt import cli
+from pygpt.errors import InputError
+from pygpt.generate import Sampling, stream_text
+from pygpt.hardware import pick_device
+from pygpt.ops import Implementations
+from pygpt.run import load_model
+from pygpt.tokenizer import load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """Print what a model writes behind a prompt, as it is written. Stops at end-of-text."""
+
+    run: Annotated[Path | None, tyro.conf.Positional] = None
+    """A run (its newest checkpoint), a checkpoint, or a GPT-2 directory of Hugging Face's layout.
+    Default: the newest run."""
+    prompt: str = ""
+    """Text to continue; empty starts a new document."""
+    num_samples: int = 1
+    """Continuations, one after another."""
+    max_new_tokens: int = 200
+    """Longest continuation, in tokens."""
+    temperature: float = 0.8
+    """Divides the logits; 0 always takes the likeliest token (greedy)."""
+    top_k: int | None = 200
+    """Choose among the k likeliest tokens only; "None" for all."""
+    top_p: float | None = None
+    """Choose among the likeliest tokens that together have this probability only."""
+    seed: int = 1337
+    """Fixes the choice: the same seed gives the same text on the same machine."""
+    device: str = "auto"
+    """"cpu", "cuda" …; "auto" takes a GPU if there is one."""
+    impl: str = "auto"
+    """Kernels: "auto", "eager", "triton", "native", or by op: "attention=eager,gelu=triton"."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_samples", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def main() -> None:
+    """The command."""
+    config = cli.parse(SampleConfig, prog="python -m pygpt.sample")
+    device = pick_device(config.device)
+    impl = Implementations.parse(config.impl).resolve(device)
+    sampling = Sampling(config.temperature, config.top_k, config.top_p)
+    model, info, directory = load_model(config.run, impl=str(impl))
+    logger.info("%s on %s, %s", directory, device, impl)
+    model = model.to(device).eval()
+    tokenizer = load_tokenizer(info)
+    generator = torch.Generator(device).manual_seed(config.seed)
+    for i in range(config.num_samples):
+        if config.num_samples > 1:
+            print(f"--- {i + 1} of {config.num_samples}")
+        print(config.prompt, end="", flush=True)
+        for text in stream_text(
+            model, tokenizer, config.prompt, config.max_new_tokens, sampling, generator
+        ):
+            print(text, end="", flush=True)
+        print()
+
+
+if __name__ == "__main__":
+    cli.run(main)

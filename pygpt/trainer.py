@@ -1,0 +1,305 @@
+"""The training loop: one step, and what happens between steps.
+
+Everything a step depends on besides the weights is a function of the seed and the step's number:
+its batch, its dropout, its learning rate. That is why a resumed run repeats nothing and differs in
+nothing from one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pygpt import checkpoint
+from pygpt.config import TrainConfig
+from pygpt.data import BatchSampler, TokenDataset
+from pygpt.errors import InputError
+from pygpt.evaluation import Evaluation, evaluate
+from pygpt.hardware import Peak
+from pygpt.model import GPT
+from pygpt.optim import build_optimizer, learning_rate
+from pygpt.run import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class StepReport:
+    """What is known of one step; the fields are those of ``metrics.jsonl``."""
+
+    step: int
+    """Steps done, this one included."""
+    train_loss: float
+    """Mean over the whole batch of the step, nats per token."""
+    val_loss: float | None
+    tokens: int
+    """Trained on so far, over all starts of the run."""
+    tokens_per_second: float
+    lr: float
+    grad_norm: float
+    """Before clipping."""
+    mfu: float
+    """Share of the peak rate."""
+
+    def fields(self) -> dict[str, Any]:
+        """The line of ``metrics.jsonl``."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+
+
+class Observer(Protocol):
+    """Is told what happens, to show it."""
+
+    def on_step(self, report: StepReport) -> None: ...
+
+    def on_evaluation(self, step: int, evaluation: Evaluation) -> None: ...
+
+    def on_checkpoint(self, path: Path) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pending:
+    """A step that has been launched and whose figures have not been read yet."""
+
+    step: int
+    loss: Tensor
+    grad_norm: Tensor
+    lr: float
+
+
+class Trainer:
+    """Trains one model in one run directory.
+
+    Args:
+        config: resolved: `dtype` and `micro_batch` are no longer "auto".
+        model: on the device to train on.
+        train: split to train on.
+        val: split to evaluate on.
+        run: where metrics and checkpoints go.
+        peak: the rate that MFU divides by.
+        observer: is told of steps, evaluations and checkpoints.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: GPT,
+        train: TokenDataset,
+        val: TokenDataset,
+        run: Run,
+        peak: Peak,
+        observer: Observer,
+    ) -> None:
+        assert config.micro_batch != "auto"
+        assert config.dtype != "auto"
+        self.config = config
+        self.model = model
+        self.run = run
+        self.step = 0
+        self.evaluation: Evaluation | None = None
+        self._val = val
+        self._peak = peak
+        self._observer = observer
+        self._device = model.wte.weight.device
+        self._dtype = getattr(torch, config.dtype)
+        self._micro_batch = config.micro_batch
+        self._accumulation = config.accumulation(config.micro_batch)
+        self._optimizer = build_optimizer(model, config)
+        self._loss: Callable[[Tensor, Tensor], Tensor] = (
+            torch.compile(model.loss) if config.compile else model.loss
+        )
+        self._sampler = BatchSampler(
+            train,
+            config.batch_sequences(),
+            config.block_size,
+            seed=config.seed,
+            sampling=config.sampling,
+        )
+        self._staging = self._pinned_buffers()
+        self._clock = time.perf_counter()
+
+    def resume(self, path: Path) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            InputError: it is damaged, or of another model.
+        """
+        self.step = checkpoint.load_training(path, self.model, self._optimizer).step
+
+    def train(self, should_stop: Callable[[], bool]) -> None:
+        """Train to the last step, or until `should_stop` says so after a step; save there.
+
+        Raises:
+            InputError: the loss is no longer finite, or a checkpoint can't be written.
+        """
+        self.model.train()
+        self._clock = time.perf_counter()
+        launched: _Pending | None = None
+        while self.step < self.config.max_steps:
+            pending = self._launch_step()
+            self.step += 1
+            # Reading a step's figures waits for it. One step is always left running meanwhile, so
+            # that a GPU never idles.
+            if launched is not None:
+                self._report(launched)
+            launched = pending
+            last = self.step == self.config.max_steps
+            stopping = should_stop()
+            evaluating = self.step % self.config.eval_interval == 0 or last
+            saving = self.step % self.config.checkpoint_interval == 0 or last or stopping
+            if evaluating or saving:
+                self._finish(launched, evaluating, saving)
+                launched = None
+            if stopping:
+                return
+
+    def _launch_step(self) -> _Pending:
+        """Run forward, backward and update of the next step; its figures stay on the device."""
+        torch.manual_seed(self.config.seed << 32 | self.step)  # dropout
+        lr = learning_rate(self.step, self.config)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        x, y = self._batch(self.step)
+        loss = torch.zeros((), device=self._device)
+        micro_batches = zip(x.split(self._micro_batch), y.split(self._micro_batch), strict=True)
+        for inputs, targets in micro_batches:
+            with self._autocast():
+                # All micro-batches have equally many targets: the mean of means is the mean.
+                part = self._loss(inputs, targets) / self._accumulation
+            part.backward()  # type: ignore[no-untyped-call]
+            loss += part.detach()
+        norm = self._clip()
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return _Pending(self.step + 1, loss, norm, lr)
+
+    def _clip(self) -> Tensor:
+        """Scale the gradient down to grad_clip; return its norm before."""
+        parameters = list(self.model.parameters())
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.config.grad_clip:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.grad_clip, norm)
+        return norm
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
+        if self._staging is None:
+            return self._sampler.batch(step)
+        # Two buffers in turn: the copy out of one may still be on its way while the next is filled.
+        x, y = self._sampler.batch(step, out=self._staging[step % 2])
+        return x.to(self._device, non_blocking=True), y.to(self._device, non_blocking=True)
+
+    def _pinned_buffers(self) -> tuple[tuple[Tensor, Tensor], ...] | None:
+        if self._device.type != "cuda":
+            return None
+        shape = (self.config.batch_sequences(), self.config.block_size)
+        pair = [torch.empty(shape, dtype=torch.int64, pin_memory=True) for _ in range(4)]
+        return (pair[0], pair[1]), (pair[2], pair[3])
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self._dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self._device.type, self._dtype)
+
+    def _finish(self, launched: _Pending, evaluating: bool, saving: bool) -> None:
+        """What follows some steps: an evaluation, a checkpoint."""
+        # The loss is looked at before anything is saved: a checkpoint is never of a broken model.
+        report = self._read(launched)
+        val_loss = None
+        if evaluating:
+            val_loss = self._evaluate().loss
+        self._publish(dataclasses.replace(report, val_loss=val_loss))
+        if saving:
+            self._save(val_loss)
+        self._clock = time.perf_counter()  # neither is part of a step's time
+
+    def _report(self, launched: _Pending) -> None:
+        self._publish(self._read(launched))
+
+    def _read(self, launched: _Pending) -> StepReport:
+        """Wait for a step and read its figures."""
+        loss = launched.loss.item()
+        now = time.perf_counter()
+        rate = self.config.batch_tokens / (now - self._clock)
+        self._clock = now
+        if not math.isfinite(loss):
+            raise InputError(self._describe_divergence(launched.step, loss))
+        return StepReport(
+            step=launched.step,
+            train_loss=loss,
+            val_loss=None,
+            tokens=launched.step * self.config.batch_tokens,
+            tokens_per_second=rate,
+            lr=launched.lr,
+            grad_norm=launched.grad_norm.item(),
+            mfu=rate * self.model.config.flops_per_token() / self._peak.flops,
+        )
+
+    def _describe_divergence(self, step: int, loss: float) -> str:
+        newest = self.run.newest_checkpoint()
+        kept = f"the last good checkpoint is {newest}" if newest else "there was no checkpoint yet"
+        return (
+            f"the loss is {loss} at step {step}: training stops; {kept}. Try a lower "
+            f"--learning-rate (now {self.config.learning_rate:g}), a longer --warmup-steps or "
+            "--dtype float32"
+        )
+
+    def _publish(self, report: StepReport) -> None:
+        self.run.append_metrics(report.fields())
+        self._observer.on_step(report)
+
+    def _evaluate(self) -> Evaluation:
+        self.evaluation = evaluate(
+            self.model,
+            self._val,
+            block_size=self.config.block_size,
+            max_tokens=self.config.eval_tokens,
+            batch_size=self._micro_batch,
+            autocast=self._autocast(),
+        )
+        self._observer.on_evaluation(self.step, self.evaluation)
+        return self.evaluation
+
+    def _save(self, val_loss: float | None) -> None:
+        state = checkpoint.TrainerState(self.step, val_loss)
+        path = checkpoint.save(
+            self.run.checkpoints, self.model, self._optimizer, self._val.tokenizer, state
+        )
+        checkpoint.prune(self.run.checkpoints, self.config.keep_checkpoints)
+        self._observer.on_checkpoint(path)
+
+
+class StopSignal:
+    """Whether the user asked to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def __call__(self) -> bool:
+        return self.signal is not None
+
+
+@contextlib.contextmanager
+def stop_on_signals(notice: Callable[[str], None]) -> Iterator[StopSignal]:
+    """Turn the first Ctrl-C or SIGTERM into a wish to stop after the step; the second kills."""
+    stop = StopSignal()
+    handled = (signal.SIGINT, signal.SIGTERM)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop.signal = signal.Signals(number)
+        notice(f"{stop.signal.name}: finishing the step and saving; once more to stop at once")
+        for each in handled:
+            signal.signal(each, before[each])
+
+    before = {each: signal.signal(each, handle) for each in handled}
+    try:
+        yield stop
+    finally:
+        for each in handled:
+            signal.signal(each, before[each])
