@@ -16,8 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK_V = 4096  # columns an iteration takes: 16 elements a thread
-NUM_WARPS = 8
+from pygpt.kernels import launch
 
 _LOG2E = tl.constexpr(1.4426950408889634)
 _LN2 = tl.constexpr(0.6931471805599453)
@@ -125,6 +124,7 @@ def cross_entropy_rows(
     rows, vocab = logits.shape
     if rows == 0:
         return
+    config = launch.find("cross_entropy", 0, logits)
     with torch.cuda.device_of(logits):
         _cross_entropy_kernel[(rows,)](
             logits,
@@ -139,6 +139,6 @@ def cross_entropy_rows(
             float(label_smoothing),
             HAS_ROW_WEIGHT=row_weight is not None,
             GRADIENT=gradient,
-            BLOCK_V=min(BLOCK_V, triton.next_power_of_2(vocab)),
-            num_warps=NUM_WARPS,
+            BLOCK_V=min(config.columns, triton.next_power_of_2(vocab)),
+            **config.options,
         )
