@@ -61,7 +61,6 @@ class BatchSampler:
         With `read_ahead`, a thread brings the pages of the next step into memory meanwhile.
         """
 
-
 def cpu_levels() -> list[str]: ...
 def cross_entropy_rows(
     *,

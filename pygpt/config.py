@@ -62,13 +62,14 @@ class GPTConfig:
         total = self.vocab_size * c + self.n_layer * (matrices + 2 * norm) + norm
         return total + (self.block_size * c if positions else 0)
 
-    def flops_per_token(self) -> int:
+    def flops_per_token(self, *, causal: bool = False) -> int:
         """Operations of a training step per token, forward and backward.
 
         6·N + 12·L·C·T (Chowdhery et al. 2022, appendix B), which counts attention as if it were
-        not causal: nanoGPT's convention, so that figures can be compared.
+        not causal: nanoGPT's convention, so that figures can be compared. With `causal`, attention
+        counts half, which is what is computed.
         """
-        attention = 12 * self.n_layer * self.n_embd * self.block_size
+        attention = (6 if causal else 12) * self.n_layer * self.n_embd * self.block_size
         return 6 * self.n_params(positions=False) + attention
 
 

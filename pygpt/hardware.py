@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from typing import Literal
 
@@ -12,22 +13,56 @@ from pygpt.errors import InputError
 
 DType = Literal["float32", "bfloat16"]
 
-# bf16 with fp32 accumulation, dense, TFLOP/s, from the vendor's data sheets. A longer name stands
-# before a shorter one that it contains.
-_CARDS = {
-    "RTX 4060 Ti": 44.1,
-    "RTX 4060": 30.2,
-    "RTX 4070 Ti SUPER": 88.2,
-    "RTX 4070 Ti": 80.2,
-    "RTX 4070 SUPER": 71.0,
-    "RTX 4070": 58.3,
-    "RTX 4080": 97.5,
-    "RTX 4090": 165.2,
-    "RTX 3090": 71.0,
-    "A100": 312.0,
-    "H100": 989.0,
-    "H200": 989.0,
-}
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """A GPU as its maker's data sheet has it."""
+
+    name: str
+    """Part of what `torch.cuda.get_device_name` says."""
+    tflops: float
+    """bf16 with fp32 accumulation, dense, TFLOP/s."""
+    memory_gib: int
+    gb_per_second: int
+
+    @property
+    def memory(self) -> int:
+        """Bytes."""
+        return self.memory_gib * 2**30
+
+    @property
+    def flops(self) -> float:
+        """Operations per second."""
+        return self.tflops * 1e12
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes per second."""
+        return self.gb_per_second * 1e9
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: {self.tflops:g} TFLOP/s bf16, {self.memory_gib} GiB, "
+            f"{self.gb_per_second} GB/s (data sheet)"
+        )
+
+
+# A longer name stands before a shorter one that it contains.
+CARDS = (
+    Card("RTX 3090", 71.0, 24, 936),
+    Card("RTX 4060 Ti", 44.1, 8, 288),
+    Card("RTX 4060", 30.2, 8, 272),
+    Card("RTX 4070 Ti SUPER", 88.2, 16, 672),
+    Card("RTX 4070 Ti", 80.2, 12, 504),
+    Card("RTX 4070 SUPER", 71.0, 12, 504),
+    Card("RTX 4070", 58.3, 12, 504),
+    Card("RTX 4080", 97.5, 16, 717),
+    Card("RTX 4090", 165.2, 24, 1008),
+    Card("A100-SXM4-80GB", 312.0, 80, 2039),
+    Card("A100", 312.0, 40, 1555),
+    Card("H100", 989.0, 80, 3350),
+    Card("H200", 989.0, 141, 4800),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,12 +117,38 @@ def pick_dtype(name: DType | Literal["auto"], device: torch.device, width: int) 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> Peak:
     """The rate to hold a training step against: the card's data sheet, or a measured GEMM."""
     if device.type == "cuda" and dtype == torch.bfloat16:
-        name = torch.cuda.get_device_name(device)
-        for card, tflops in _CARDS.items():
-            if card in name:
-                return Peak(tflops * 1e12, f"{card}, bf16, data sheet")
+        card = card_of(device)
+        if card:
+            return Peak(card.flops, f"{card.name}, bf16, data sheet")
     short = {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]
     return Peak(gemm_rate(device, dtype, 1024), f"{short} GEMM of 1024³ measured on this machine")
+
+
+def card_of(device: torch.device) -> Card | None:
+    """The entry of CARDS for a CUDA device; None for one that is not listed."""
+    name = torch.cuda.get_device_name(device)
+    return next((card for card in CARDS if card.name in name), None)
+
+
+def named_card(name: str) -> Card:
+    """The entry of CARDS that `name` means, in any case, with or without "NVIDIA GeForce".
+
+    Raises:
+        InputError: there is none, with those there are.
+    """
+    for card in CARDS:
+        if card.name.lower() in name.lower():
+            return card
+    raise InputError(
+        f"no data of a card {name!r}; there are {', '.join(card.name for card in CARDS)}"
+    )
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a program can still take: on a GPU, or of the machine's memory."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def gemm_rate(device: torch.device, dtype: torch.dtype, width: int) -> float:

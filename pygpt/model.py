@@ -12,6 +12,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pygpt import ops
 from pygpt.config import GPTConfig
@@ -132,17 +133,26 @@ class GPT(nn.Module):
     Args:
         config: its shape.
         impl: implementations of the ops, as `ops.Implementations.parse` reads them.
+        checkpoint_activations: in training, keep of each block only its inputs, and compute the
+            block again in the backward (Chen et al. 2016, section 4).
 
     Weights start as GPT-2's: normal with standard deviation 0.02, and 0.02/√(2·n_layer) for the
     projections that write to the residual stream.
     """
 
-    def __init__(self, config: GPTConfig, impl: str | ops.Implementations = "auto") -> None:
+    def __init__(
+        self,
+        config: GPTConfig,
+        impl: str | ops.Implementations = "auto",
+        *,
+        checkpoint_activations: bool = False,
+    ) -> None:
         super().__init__()
         if isinstance(impl, str):
             impl = ops.Implementations.parse(impl)
         self.config = config
         self.impl = impl
+        self.checkpoint_activations = checkpoint_activations
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)  # also the head
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
         self.h = nn.ModuleList(Block(config, layer, impl) for layer in range(config.n_layer))
@@ -178,7 +188,10 @@ class GPT(nn.Module):
         x = F.dropout(x, self.config.dropout, self.training)
         delta = None
         for block in self.h:
-            x, delta = block(x, delta, cache)
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                x, delta = checkpoint(block, x, delta, cache, use_reentrant=False)
+            else:
+                x, delta = block(x, delta, cache)
         normed, _ = self.ln_f(x, delta)
         if cache is not None:
             cache.length = end

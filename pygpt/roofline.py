@@ -1,0 +1,92 @@
+"""How fast a card could train at the most: arithmetic from operation and byte counts, no measurement.
+
+Each part of a training step takes at least its operations over the card's bf16 rate, or its bytes
+over the card's bandwidth; parts follow one another, so their bounds add up. Counted is what pygpt's
+kernels do under bf16 autocast, with tensors larger than the card's caches.
+
+Sizes in comments: M tokens a micro-batch, T positions, C = n_embd, V = vocab_size, L = n_layer,
+N parameters. Operations and bytes are per token.
+"""
+
+from __future__ import annotations
+
+from pygpt.config import GPTConfig
+from pygpt.hardware import Card
+from pygpt.linear_cross_entropy import LOGITS_BYTES
+
+BF16 = 2
+FP32 = 4
+
+
+def step_bound(
+    config: GPTConfig,
+    card: Card,
+    *,
+    micro_batch: int,
+    batch_tokens: int,
+    checkpointing: bool = False,
+) -> dict[str, float]:
+    """Seconds per token that each part of a training step takes at the least, by part.
+
+    Args:
+        config: the model.
+        card: whose rates.
+        micro_batch: sequences in memory at once.
+        batch_tokens: tokens a step, which share the optimiser's work.
+        checkpointing: whether each block's forward is computed twice.
+    """
+    again = 1 if checkpointing else 0
+    tokens = micro_batch * config.block_size
+    c, v, layers = config.n_embd, config.vocab_size, config.n_layer
+    block_weights = 12 * c * c * layers
+
+    # Forward 2 operations a weight, backward 4.
+    gemms = (6 + 2 * again) * block_weights
+    head = 6 * v * c
+
+    # A matrix product over half of T × T: T·C a token and layer. Forward q·kᵀ and p·v; backward
+    # five, of which q·kᵀ and dy·vᵀ are computed for dk and dv, and once more for dq.
+    attention = (2 + 7 + 2 * again) * config.block_size * c * layers
+    # Forward reads q, k, v and writes y; delta reads y and dy; the kernel of dk and dv reads q, k,
+    # v, dy and writes both; that of dq reads as much and writes dq.
+    attention_bytes = BF16 * (4 + 2 + 6 + 5 + 4 * again) * c * layers
+
+    # The row kernel reads the logits and writes their gradient. The weight's gradient, in fp32, is
+    # read and written once a chunk.
+    chunk = min(tokens, LOGITS_BYTES["cuda"] // (BF16 * v))
+    loss_bytes = 2 * BF16 * v + 2 * FP32 * v * c / chunk
+
+    # Forward: the sublayer's output and the stream are read, the sum and its norm written.
+    # Backward: both gradients and the sum are read, the gradients of both inputs written.
+    norm_forward, norm_backward = (2 * BF16 + 2 * FP32) * c, (2 * BF16 + 3 * FP32) * c
+    norm_bytes = (2 * layers + 1) * (norm_forward + norm_backward) + 2 * layers * again * norm_forward
+
+    # Forward reads and writes; backward reads the input and a gradient and writes one.
+    gelu_bytes = BF16 * (2 + 3 + 2 * again) * 4 * c * layers
+
+    # Once a micro-batch. A block's weight: read, written as bf16; its gradient read as bf16, written
+    # as fp32, added to the sum. The embedding, which is the head: read and cast; the head's gradient
+    # scaled; its own gradient written; the two added; the sum added.
+    block_handling = (FP32 + BF16) * (2 + again) + 3 * FP32
+    embedding_handling = (FP32 + BF16) + (2 + 1 + 3 + 3) * FP32
+    weight_bytes = (block_weights * block_handling + v * c * embedding_handling) / tokens
+
+    # Once a step: the norm reads the gradients, clipping reads and writes them; AdamW reads weight,
+    # gradient and both moments and writes all but the gradient.
+    optimizer_bytes = FP32 * (1 + 2 + 7) * config.n_params() / batch_tokens
+
+    return {
+        "block GEMMs": gemms / card.flops,
+        "head GEMMs": head / card.flops,
+        "attention": max(attention / card.flops, attention_bytes / card.bandwidth),
+        "loss": loss_bytes / card.bandwidth,
+        "layer norms": norm_bytes / card.bandwidth,
+        "GELU": gelu_bytes / card.bandwidth,
+        "weight handling": weight_bytes / card.bandwidth,
+        "optimizer": optimizer_bytes / card.bandwidth,
+    }
+
+
+def mfu_bound(config: GPTConfig, card: Card, bound: dict[str, float], *, causal: bool) -> float:
+    """Model FLOPs utilisation if every part ran at its bound; see `GPTConfig.flops_per_token`."""
+    return config.flops_per_token(causal=causal) / sum(bound.values()) / card.flops
