@@ -235,14 +235,31 @@ def warm_table(rows: list[Row]) -> Table:
     return table
 
 
-def cold_table(waits: dict[str, list[float]]) -> Table:
+@dataclasses.dataclass(frozen=True)
+class Wait:
+    """How long a batch of a file on disk takes, in µs."""
+
+    method: str
+    median: float
+    percentile_90: float
+    slowest: float
+
+
+def summarise_waits(method: str, seconds: list[float]) -> Wait:
+    """The figures of one method."""
+    times = [1e6 * wait for wait in seconds]
+    return Wait(method, statistics.median(times), statistics.quantiles(times, n=10)[-1], max(times))
+
+
+def cold_table(waits: list[Wait]) -> Table:
     """The figures of the file that is not in memory, printed."""
-    table = Table(title="Waiting for a batch, uint16 12 × 1024, file not in memory")
-    for heading in ("method", "median µs", "90th percentile µs", "slowest µs"):
-        table.add_column(heading, justify="left" if heading == "method" else "right")
-    for name, seconds in waits.items():
-        figures = statistics.median(seconds), statistics.quantiles(seconds, n=10)[-1], max(seconds)
-        table.add_row(name, *(f"{1e6 * figure:,.0f}" for figure in figures))
+    table = Table(title="Waiting for a batch, uint16, 12 × 1024, file not in memory")
+    table.add_column("method", no_wrap=True)
+    for heading in ("median µs", "90th percentile µs", "slowest µs"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for wait in waits:
+        figures = (wait.median, wait.percentile_90, wait.slowest)
+        table.add_row(wait.method, *(f"{figure:,.0f}" for figure in figures))
     return table
 
 
@@ -252,7 +269,7 @@ def main(options: Options) -> None:
     about = machine()
     console.print(", ".join(f"{key} {value}" for key, value in about.items()))
     rows: list[Row] = []
-    waits: dict[str, list[float]] = {}
+    waits: list[Wait] = []
     with tempfile.TemporaryDirectory(prefix="pygpt-bench-") as folder:
         # Where scans are remembered; the user's cache is left alone.
         os.environ["XDG_CACHE_HOME"] = str(Path(folder) / "cache")
@@ -268,14 +285,14 @@ def main(options: Options) -> None:
         if options.cold_tokens:
             directory = make_dataset(Path(folder) / "cold", options.cold_tokens, "uint16").path
             for name, read_ahead in (("pygpt", True), ("pygpt, alone", False)):
-                waits[name] = time_cold(directory, read_ahead)
+                waits.append(summarise_waits(name, time_cold(directory, read_ahead)))
             console.print(cold_table(waits))
     if options.json:
         result = {
             "machine": about,
             "options": dataclasses.asdict(options),
             "file_in_memory": [dataclasses.asdict(row) for row in rows],
-            "seconds_to_wait_for_a_file_on_disk": waits,
+            "file_not_in_memory": [dataclasses.asdict(wait) for wait in waits],
         }
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(result, indent=1, default=str) + "\n", encoding="utf-8")
