@@ -30,12 +30,11 @@ from unittest import mock
 import torch
 import triton
 import tyro
+from pygpt.kernels import attention, decode_attention, gelu, launch, layer_norm
 from rich.console import Console
 from rich.table import Table
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
-
-from pygpt.kernels import attention, decode_attention, gelu, launch, layer_norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +132,7 @@ def _compiling(kernel: JITFunction, key: launch.Key, entry: launch.Launch) -> It
     triton.runtime.driver.set_active(_Driver(key.architecture))
     with (
         mock.patch.object(JITFunction, "__getitem__", compile_only),
-        mock.patch.object(launch, "architecture", lambda device: key.architecture),
+        mock.patch.object(launch, "architecture", return_value=key.architecture),
         mock.patch.dict(launch.TABLE, {key: entry}),
     ):
         yield compiled

@@ -1,8 +1,8 @@
 """How a kernel is held to its eager twin: by the twin's own error against an fp64 truth.
 
 A kernel passes when its largest error is at most twice that of eager PyTorch in the same dtype,
-plus 1e-5 (gradients: three times). Both are measured against the eager op in fp64 on the same, already
-rounded, inputs and upstream gradients.
+plus 1e-5 (gradients: three times). Both are measured against the eager op in fp64 on the
+same, already rounded, inputs and upstream gradients.
 """
 
 from __future__ import annotations

@@ -7,8 +7,15 @@ import torch
 from torch import Tensor
 
 from pygpt import ops
-from tests.parity import DEVICE, DTYPES, GPU_DTYPES, assert_close_as_eager, check_parity
-from tests.parity import far_apart, gpu
+from tests.parity import (
+    DEVICE,
+    DTYPES,
+    GPU_DTYPES,
+    assert_close_as_eager,
+    check_parity,
+    far_apart,
+    gpu,
+)
 
 # (B, T, n_head, D): T beside, on and beyond block borders, T = 1, one head, padded head sizes.
 SHAPES = [
