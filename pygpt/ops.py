@@ -15,7 +15,9 @@ Sizes in the docstrings: B sequences, T positions, C = n_embd channels, V vocabu
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
+import logging
 import os
 
 import torch
@@ -24,22 +26,24 @@ from torch import Tensor
 
 from pygpt.errors import InputError
 
+log = logging.getLogger("pygpt")
+
 IMPLS = ("eager", "triton", "native")
 
 # What "auto" means: op → device type → implementation. A device that is not listed runs eager.
 # An op is listed under an implementation only once that implementation exists.
 _FASTEST: dict[str, dict[str, str]] = {
-    "attention": {},
-    "layer_norm": {},
-    "gelu": {},
+    "attention": {"cuda": "triton"},
+    "layer_norm": {"cuda": "triton"},
+    "gelu": {"cuda": "triton"},
     "linear_cross_entropy": {},
 }
 
 # Implementations beside eager, by op.
 _AVAILABLE: dict[str, tuple[str, ...]] = {
-    "attention": (),
-    "layer_norm": (),
-    "gelu": (),
+    "attention": ("triton",),
+    "layer_norm": ("triton",),
+    "gelu": ("triton",),
     "linear_cross_entropy": (),
 }
 
@@ -76,7 +80,8 @@ class Implementations:
     def resolve(self, device: torch.device) -> Implementations:
         """Replace every "auto" by what it means on `device`, and check that the rest can run there.
 
-        An implementation asked for by name for all ops is taken where the op has it; see `select`.
+        Raises:
+            InputError: an op has no such implementation, or it can't run on `device`; see `select`.
         """
         return Implementations(
             **{
@@ -112,16 +117,37 @@ def _check_triton(op: str, device: torch.device) -> None:
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if device.type != "cuda" and not interpreted:
         raise InputError(
-            f"{op}: impl='triton' needs a CUDA device and the device is {device}; take impl='auto', "
+            f"{op}: impl='triton' needs a CUDA device and the device is {device}; take impl='auto' "
             "or set TRITON_INTERPRET=1 to run the kernels in Triton's (slow) interpreter"
         )
     if importlib.util.find_spec("triton") is None:
         raise InputError(f"{op}: impl='triton' needs the triton package, which is not installed")
 
 
+@functools.cache
+def _warn_once(message: str) -> None:
+    log.warning(message)
+
+
 def _check(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+def _check_devices(op: str, **tensors: Tensor) -> None:
+    devices = {name: tensor.device for name, tensor in tensors.items()}
+    _check(len(set(devices.values())) == 1, f"{op}: operands are on different devices: {devices}")
+
+
+def _check_vector(op: str, name: str, vector: Tensor | None, x: Tensor) -> None:
+    """A parameter (C,) that goes with x (…, C)."""
+    if vector is not None:
+        _check(
+            vector.shape == x.shape[-1:],
+            f"{op}: {name} {tuple(vector.shape)} must be ({x.size(-1)},), the last dimension of x "
+            f"{tuple(x.shape)}",
+        )
+        _check_devices(op, **{"x": x, name: vector})
 
 
 # --- attention ------------------------------------------------------------------------------------
@@ -149,14 +175,26 @@ def attention(qkv: Tensor, n_head: int, *, dropout: float = 0.0, impl: str = "au
         n_head > 0 and qkv.size(2) % (3 * n_head) == 0,
         f"attention: qkv's last dimension {qkv.size(2)} is not 3 × {n_head} heads × head size",
     )
-    select("attention", impl, qkv.device)
-    return _attention_eager(qkv, n_head, dropout)
+    if select("attention", impl, qkv.device) == "eager":
+        return _attention_eager(qkv, n_head, dropout)
+    if dropout > 0.0:
+        _notice_dropout()
+        return _attention_eager(qkv, n_head, dropout)
+    from pygpt.kernels.attention import attention as attention_triton
+
+    y: Tensor = attention_triton(qkv, n_head)
+    return y
 
 
 def _attention_eager(qkv: Tensor, n_head: int, dropout: float) -> Tensor:
     q, k, v = (_split_heads(part, n_head) for part in qkv.chunk(3, dim=2))
     y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
     return _merge_heads(y)
+
+
+@torch.compiler.assume_constant_result  # runs while torch.compile traces, not in the graph
+def _notice_dropout() -> None:
+    _warn_once("attention: dropout > 0 has no Triton kernel; it runs as impl='eager'")
 
 
 def decode_attention(q: Tensor, k: Tensor, v: Tensor, n_head: int, *, impl: str = "auto") -> Tensor:
@@ -175,15 +213,26 @@ def decode_attention(q: Tensor, k: Tensor, v: Tensor, n_head: int, *, impl: str 
     Raises:
         ValueError: shapes that disagree.
     """
-    _check(q.dim() == 3 and q.size(1) == 1, f"decode_attention: q is (B, 1, C), got {tuple(q.shape)}")
+    _check(
+        q.dim() == 3 and q.size(1) == 1, f"decode_attention: q is (B, 1, C), got {tuple(q.shape)}"
+    )
     _check(
         k.shape == v.shape and k.dim() == 3 and (k.size(0), k.size(2)) == (q.size(0), q.size(2)),
         f"decode_attention: k {tuple(k.shape)} and v {tuple(v.shape)} don't fit q {tuple(q.shape)}",
     )
     _check(q.size(2) % n_head == 0, f"decode_attention: {q.size(2)} channels, {n_head} heads")
-    select("attention", impl, q.device)
-    y = F.scaled_dot_product_attention(*(_split_heads(part, n_head) for part in (q, k, v)))
-    return _merge_heads(y)
+    _check_devices("decode_attention", q=q, k=k, v=v)
+    _check(
+        q.dtype == k.dtype == v.dtype,
+        f"decode_attention: q, k and v are {q.dtype}, {k.dtype} and {v.dtype}; they must agree",
+    )
+    if select("attention", impl, q.device) == "triton":
+        from pygpt.kernels.decode_attention import decode_attention as decode_attention_triton
+
+        y: Tensor = decode_attention_triton(q, k, v, n_head)
+        return y
+    q, k, v = (_split_heads(part, n_head) for part in (q, k, v))
+    return _merge_heads(F.scaled_dot_product_attention(q, k, v))
 
 
 def _split_heads(x: Tensor, n_head: int) -> Tensor:
@@ -217,8 +266,12 @@ def layer_norm(
     Raises:
         ValueError: weight or bias that don't fit x.
     """
-    _check_norm(x, weight, bias)
-    select("layer_norm", impl, x.device)
+    _check_norm("layer_norm", x, weight, bias)
+    if select("layer_norm", impl, x.device) == "triton":
+        from pygpt.kernels.layer_norm import layer_norm as layer_norm_triton
+
+        normed: Tensor = layer_norm_triton(x, weight, bias, eps)
+        return normed
     return _layer_norm_eager(x, weight, bias, eps)
 
 
@@ -252,19 +305,21 @@ def add_layer_norm(
         x.shape == residual.shape,
         f"add_layer_norm: x {tuple(x.shape)} and residual {tuple(residual.shape)} differ",
     )
-    _check_norm(x, weight, bias)
-    select("layer_norm", impl, x.device)
+    _check_norm("add_layer_norm", x, weight, bias)
+    _check_devices("add_layer_norm", x=x, residual=residual)
+    if select("layer_norm", impl, x.device) == "triton":
+        from pygpt.kernels.layer_norm import add_layer_norm as add_layer_norm_triton
+
+        both: tuple[Tensor, Tensor] = add_layer_norm_triton(x, residual, weight, bias, eps)
+        return both
     summed = residual + x
     return _layer_norm_eager(summed, weight, bias, eps).to(x.dtype), summed
 
 
-def _check_norm(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    for name, vector in (("weight", weight), ("bias", bias)):
-        _check(
-            vector is None or vector.shape == x.shape[-1:],
-            f"layer_norm: {name} {tuple(vector.shape if vector is not None else ())} must be "
-            f"({x.size(-1) if x.dim() else ''},), the last dimension of x {tuple(x.shape)}",
-        )
+def _check_norm(op: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    _check(x.dim() > 0, f"{op}: x must be (…, C), got a scalar")
+    _check_vector(op, "weight", weight, x)
+    _check_vector(op, "bias", bias, x)
 
 
 def _layer_norm_eager(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
@@ -298,11 +353,13 @@ def gelu(
         ValueError: a bias that does not fit, or another `approximate`.
     """
     _check(approximate in ("tanh", "none"), f"gelu: approximate={approximate!r}, not 'tanh'/'none'")
-    _check(
-        bias is None or bias.shape == x.shape[-1:],
-        f"gelu: bias must be ({x.size(-1)},) for x {tuple(x.shape)}",
-    )
-    select("gelu", impl, x.device)
+    _check(x.dim() > 0, "gelu: x must be (…, C), got a scalar")
+    _check_vector("gelu", "bias", bias, x)
+    if select("gelu", impl, x.device) == "triton":
+        from pygpt.kernels.gelu import gelu as gelu_triton
+
+        y: Tensor = gelu_triton(x, bias, approximate=approximate)
+        return y
     return F.gelu(x if bias is None else x + bias.to(x.dtype), approximate=approximate)
 
 

@@ -1,0 +1,194 @@
+"""GELU of x + bias, forward and backward, with the bias gradient in the backward's pass.
+
+For z = x + bias, in the tanh form that GPT-2 was trained with and in the exact one::
+
+    tanh:  y = ½·z·(1 + tanh u) = z·σ(2u),   u = √(2/π)·(z + 0.044715·z³)
+           dy/dz = s + z·s·(1 - s)·2·du/dz,  s = σ(2u)
+    none:  y = z·Φ(z),   dy/dz = Φ(z) + z·φ(z)
+
+(Hendrycks and Gimpel 2016, section 2.) The logistic form of tanh has no cancellation for negative z
+and its exponential overflows to the right limit, 0.
+
+A program walks down a panel of columns; its sums for the bias gradient stay in registers, in fp32,
+and are written once. One reduction adds the programs' sums: no atomics, equal bits for equal
+inputs. Without a bias the same kernel runs without sums.
+
+Sizes: M rows, C columns.
+"""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from pygpt.kernels import launch
+from pygpt.kernels.common import as_rows, check_dtypes, forbid_second_derivative
+from torch import Tensor
+
+TWO_SQRT_2_OVER_PI = tl.constexpr(2.0 * math.sqrt(2.0 / math.pi))
+SQRT_HALF = tl.constexpr(math.sqrt(0.5))
+ONE_OVER_SQRT_2_PI = tl.constexpr(1.0 / math.sqrt(2.0 * math.pi))
+
+# --- kernels --------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _tile(n_rows, row_start, column_start, WIDTH, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    rows = (row_start + tl.arange(0, ROWS)).to(tl.int64)
+    columns = column_start + tl.arange(0, COLUMNS)
+    return rows, columns, (rows < n_rows)[:, None] & (columns < WIDTH)[None, :]
+
+
+@triton.jit(do_not_specialize=["n_rows"])
+def _forward_kernel(
+    x, bias, y, n_rows, x_stride,
+    WIDTH: tl.constexpr, HAS_BIAS: tl.constexpr, TANH: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    panels = tl.cdiv(WIDTH, COLUMNS)
+    row_start = tl.program_id(0) // panels * ROWS
+    column_start = tl.program_id(0) % panels * COLUMNS
+    rows, columns, mask = _tile(n_rows, row_start, column_start, WIDTH, ROWS, COLUMNS)
+    z = tl.load(x + rows[:, None] * x_stride + columns[None, :], mask=mask, other=0.0)
+    z = z.to(tl.float32)
+    if HAS_BIAS:
+        z += tl.load(bias + columns, mask=columns < WIDTH, other=0.0).to(tl.float32)[None, :]
+    if TANH:
+        result = z / (1.0 + tl.exp((z + 0.044715 * z * z * z) * -TWO_SQRT_2_OVER_PI))
+    else:
+        result = 0.5 * z * (1.0 + tl.erf(z * SQRT_HALF))
+    pointers = y + rows[:, None] * WIDTH + columns[None, :]
+    tl.store(pointers, result.to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["n_rows"])
+def _backward_kernel(
+    dy, x, bias, dx, partials, n_rows, dy_stride, x_stride,
+    WIDTH: tl.constexpr, HAS_BIAS: tl.constexpr, TANH: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Write dx (M, C) and, with a bias, partials (P, C): one row for each group of programs."""
+    panels = tl.cdiv(WIDTH, COLUMNS)
+    group = tl.program_id(0) // panels
+    n_groups = tl.num_programs(0) // panels
+    column_start = tl.program_id(0) % panels * COLUMNS
+    columns = column_start + tl.arange(0, COLUMNS)
+    if HAS_BIAS:
+        shift = tl.load(bias + columns, mask=columns < WIDTH, other=0.0).to(tl.float32)
+    d_bias = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for tile in range(group, tl.cdiv(n_rows, ROWS), n_groups):
+        rows, columns, mask = _tile(n_rows, tile * ROWS, column_start, WIDTH, ROWS, COLUMNS)
+        z = tl.load(x + rows[:, None] * x_stride + columns[None, :], mask=mask, other=0.0)
+        z = z.to(tl.float32)
+        if HAS_BIAS:
+            z += shift[None, :]
+        if TANH:
+            s = 1.0 / (1.0 + tl.exp((z + 0.044715 * z * z * z) * -TWO_SQRT_2_OVER_PI))
+            slope = s + s * (1.0 - s) * z * ((1.0 + 0.134145 * z * z) * TWO_SQRT_2_OVER_PI)
+        else:
+            density = tl.exp(-0.5 * z * z) * ONE_OVER_SQRT_2_PI
+            slope = 0.5 * (1.0 + tl.erf(z * SQRT_HALF)) + z * density
+        d_out = tl.load(dy + rows[:, None] * dy_stride + columns[None, :], mask=mask, other=0.0)
+        dz = d_out.to(tl.float32) * slope
+        if HAS_BIAS:
+            d_bias += dz
+        pointers = dx + rows[:, None] * WIDTH + columns[None, :]
+        tl.store(pointers, dz.to(dx.dtype.element_ty), mask=mask)
+    if HAS_BIAS:
+        own = partials + group.to(tl.int64) * WIDTH
+        tl.store(own + columns, tl.sum(d_bias, 0), mask=columns < WIDTH)
+
+
+# --- launchers and registration -------------------------------------------------------------------
+
+
+@torch.library.custom_op("pygpt::gelu", mutates_args=())
+def _gelu(x: Tensor, bias: Tensor | None, approximate: str) -> Tensor:
+    y = x.new_empty(x.shape)
+    if y.numel() == 0:
+        return y
+    rows = as_rows(x)
+    n_rows, width = rows.shape
+    tile = launch.find("gelu_forward", 0, x)
+    with torch.cuda.device_of(x):
+        _forward_kernel[(triton.cdiv(n_rows, tile.rows) * triton.cdiv(width, tile.columns),)](
+            rows, rows if bias is None else bias.contiguous(), y, n_rows, rows.stride(0),
+            WIDTH=width, HAS_BIAS=bias is not None, TANH=approximate == "tanh",
+            ROWS=tile.rows, COLUMNS=tile.columns, **tile.options,
+        )  # fmt: skip
+    return y
+
+
+@_gelu.register_fake
+def _(x: Tensor, bias: Tensor | None, approximate: str) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op("pygpt::gelu_backward", mutates_args=())
+def _gelu_backward(
+    dy: Tensor, x: Tensor, bias: Tensor | None, approximate: str
+) -> tuple[Tensor, Tensor]:
+    """(dx in x's dtype, dbias in fp32, which has no elements where there is no bias)."""
+    dx, d_bias = _empty_gradients(x, bias)
+    if dx.numel() == 0:
+        return dx, d_bias.zero_()
+    rows, d_rows = as_rows(x), as_rows(dy)
+    n_rows, width = rows.shape
+    tile = launch.find("gelu_backward", 0, x)
+    panels = triton.cdiv(width, tile.columns)
+    groups = max(1, min(tile.programs // panels, triton.cdiv(n_rows, tile.rows)))
+    partials = d_bias.new_empty(groups, d_bias.numel())
+    with torch.cuda.device_of(x):
+        _backward_kernel[(groups * panels,)](
+            d_rows, rows, rows if bias is None else bias.contiguous(), dx, partials,
+            n_rows, d_rows.stride(0), rows.stride(0),
+            WIDTH=width, HAS_BIAS=bias is not None, TANH=approximate == "tanh",
+            ROWS=tile.rows, COLUMNS=tile.columns, **tile.options,
+        )  # fmt: skip
+    return dx, d_bias if bias is None else partials.sum(0)
+
+
+@_gelu_backward.register_fake
+def _(dy: Tensor, x: Tensor, bias: Tensor | None, approximate: str) -> tuple[Tensor, Tensor]:
+    return _empty_gradients(x, bias)
+
+
+def _empty_gradients(x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    d_bias = x.new_empty(0 if bias is None else x.size(-1), dtype=torch.float32)
+    return x.new_empty(x.shape), d_bias
+
+
+def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    x, bias, ctx.approximate = inputs
+    ctx.save_for_backward(x, bias)
+
+
+def _backward(ctx, dy):  # type: ignore[no-untyped-def]
+    x, bias = ctx.saved_tensors
+    dx, d_bias = _gelu_backward(dy, x, bias, ctx.approximate)
+    return dx, None if bias is None else d_bias.to(bias.dtype), None
+
+
+_gelu.register_autograd(_backward, setup_context=_setup_context)
+forbid_second_derivative(_gelu_backward, "gelu")
+
+# --- public function ------------------------------------------------------------------------------
+
+
+def gelu(x: Tensor, bias: Tensor | None = None, *, approximate: str = "tanh") -> Tensor:
+    """GELU of x + bias; see `pygpt.ops.gelu`, the contract. The sum is taken in fp32.
+
+    Args:
+        x: (…, C) in fp32, fp16 or bf16.
+        bias: (C,), in any of those dtypes, or None.
+        approximate: "tanh" or "none" (by the error function).
+
+    Returns:
+        (…, C), in x's dtype.
+
+    Raises:
+        ValueError: another dtype.
+    """
+    check_dtypes("gelu", x=x, bias=bias)
+    y: Tensor = _gelu(x, bias, approximate)
+    return y
