@@ -1,4 +1,4 @@
-"""How fast are batches made, beside nanoGPT's way and beside plain memcpy?
+"""Measures how fast batches are made, beside nanoGPT's way and beside plain memcpy.
 
     python bench/bench_sampler.py
     python bench/bench_sampler.py --json bench/results/sampler.json
@@ -10,10 +10,10 @@ is the median of the rounds' own factors.
 - ``nanoGPT``: its ``get_batch`` restated: a new ``np.memmap`` for each call, random starts,
   ``torch.stack`` of one converted slice after another, for x and again for y.
 - ``memcpy``: copies as many bytes as a batch has (x and y, int64) between two buffers.
-- ``batch(k)``: `pygpt.data.BatchSampler`, new tensors for each step, read-ahead on.
-- ``…, no read-ahead`` and ``…, out=``: without the read-ahead thread; into the same two tensors.
+- ``pygpt``: `pygpt.data.BatchSampler`, new tensors for each step, read-ahead on.
+- ``out=`` fills the same two tensors each time; ``alone`` is without the read-ahead thread.
 
-The second table is about a file that is not in memory: the time to wait for a batch when each is
+The last table is about a file that is not in memory: the time to wait for a batch when each is
 used for 5 ms, as a training step would.
 """
 
@@ -22,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -48,16 +49,16 @@ CASES = [("uint16", 12, 1024), ("uint32", 12, 1024), ("uint16", 64, 512), ("uint
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How fast are batches made, beside nanoGPT's way and beside plain memcpy?"""
+    """Measures how fast batches are made, beside nanoGPT's way and beside plain memcpy."""
 
     tokens: int = 50_000_000
-    """Ids in the file of the first table."""
+    """Ids in the file that is in memory."""
     rounds: int = 21
     """How often every method is timed."""
     steps: int = 100
     """Batches in one timing."""
     cold_tokens: int = 200_000_000
-    """Ids in the file that is not in memory; 0 leaves the second table out."""
+    """Ids in the file that is not in memory; 0 leaves the last table out."""
     json: Path | None = None
     """Where to write the figures."""
 
@@ -71,31 +72,23 @@ def make_dataset(directory: Path, n_tokens: int, dtype: str) -> TokenDataset:
             n = min(1 << 24, n_tokens - start)
             rng.integers(0, 50257, n, dtype=dtype).tofile(file)
         os.fsync(file.fileno())
-    sha256 = sha256_of(directory / "train.bin")
+    sha256 = hashlib.sha256()
+    with open(directory / "train.bin", "rb") as file:
+        while chunk := file.read(1 << 24):
+            sha256.update(chunk)
     tokenizer = TokenizerInfo("gpt2", n_vocab=50257, end_of_text=50256, hash="")
-    split = SplitInfo(1, n_tokens, (ShardInfo("train.bin", n_tokens, sha256),))
+    split = SplitInfo(1, n_tokens, (ShardInfo("train.bin", n_tokens, sha256.hexdigest()),))
     DatasetInfo(tokenizer, dtype, {"train": split}, "random ids").write(directory)
     return TokenDataset(directory)
-
-
-def sha256_of(path: Path) -> str:
-    """The checksum that dataset.json holds."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 24):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 # --- the methods ----------------------------------------------------------------------------------
 
 
 def nanogpt_batch(path: Path, dtype: str, batch_size: int, block_size: int) -> list[torch.Tensor]:
-    """nanoGPT's method, for ids of any type: (batch_size, block_size) inputs and targets."""
+    """The method of nanoGPT, for ids of any type: (batch_size, block_size) inputs and targets."""
     ids = np.memmap(path, dtype=dtype, mode="r")
-    starts = torch.randint(len(ids) - block_size, (batch_size,)).tolist()
+    starts = torch.randint(len(ids) - block_size, (batch_size,))
 
     def rows(shift: int) -> torch.Tensor:
         slices = [ids[start + shift : start + shift + block_size] for start in starts]
@@ -110,7 +103,7 @@ def methods(
     """What is timed, by name: each makes the batch of a step."""
     source, target = np.zeros((2, 2, batch_size, block_size), np.int64)
     sampler = functools.partial(BatchSampler, dataset, batch_size, block_size)
-    ahead, plain = sampler(), sampler(read_ahead=False)
+    ahead, alone = sampler(seed=1), sampler(seed=2, read_ahead=False)
     out = (
         torch.empty(batch_size, block_size, dtype=torch.int64),
         torch.empty(batch_size, block_size, dtype=torch.int64),
@@ -119,10 +112,10 @@ def methods(
     return {
         "nanoGPT": lambda _: nanogpt_batch(path, dtype, batch_size, block_size),
         "memcpy": lambda _: np.copyto(target, source),
-        "batch(k)": ahead.batch,
-        "batch(k), no read-ahead": plain.batch,
-        "batch(k, out=…)": lambda step: ahead.batch(step, out),
-        "batch(k, out=…), no read-ahead": lambda step: plain.batch(step, out),
+        "pygpt": ahead.batch,
+        "pygpt, out=": lambda step: ahead.batch(step, out),
+        "pygpt, alone": alone.batch,
+        "pygpt, alone, out=": lambda step: alone.batch(step, out),
     }
 
 
@@ -195,61 +188,78 @@ def machine() -> dict[str, str | int | None]:
     }
 
 
-def summarise(case: tuple[str, int, int], seconds: dict[str, list[float]]) -> list[dict[str, object]]:
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """The figures of one method in one case."""
+
+    dtype: str
+    batch_size: int
+    block_size: int
+    method: str
+    mtokens_per_second: float
+    quartiles: tuple[float, float]
+    times_nanogpt: float
+    share_of_memcpy: float
+
+
+def summarise(case: tuple[str, int, int], seconds: dict[str, list[float]]) -> list[Row]:
     """One row for each method of a case."""
-    dtype, batch_size, block_size = case
-    rows: list[dict[str, object]] = []
+
+    def median_ratio(reference: list[float], times: list[float]) -> float:
+        return statistics.median(a / b for a, b in zip(reference, times, strict=True))
+
+    rows = []
     for name, times in seconds.items():
-        rates = [batch_size * block_size / t / 1e6 for t in times]
-        low, middle, high = statistics.quantiles(rates, n=4)
-        rows.append(
-            {
-                "dtype": dtype,
-                "batch_size": batch_size,
-                "block_size": block_size,
-                "method": name,
-                "mtokens_per_second": middle,
-                "quartiles": [low, high],
-                "times_nanogpt": median_ratio(seconds["nanoGPT"], times),
-                "share_of_memcpy": median_ratio(seconds["memcpy"], times),
-            }
-        )
+        low, middle, high = statistics.quantiles([case[1] * case[2] / t / 1e6 for t in times], n=4)
+        times_nanogpt = median_ratio(seconds["nanoGPT"], times)
+        share = median_ratio(seconds["memcpy"], times)
+        rows.append(Row(*case, name, middle, (low, high), times_nanogpt, share))
     return rows
 
 
-def median_ratio(reference: list[float], times: list[float]) -> float:
-    """How many times as fast as the reference, round against round."""
-    return statistics.median(a / b for a, b in zip(reference, times, strict=True))
-
-
-def warm_table(rows: list[dict[str, object]]) -> Table:
-    """The first table, printed."""
-    table = Table(title="Batches from a file in memory")
-    for heading in ("ids", "batch", "method", "M tokens/s", "quartiles", "× nanoGPT", "% of memcpy"):
-        table.add_column(heading, justify="left" if heading in ("ids", "method") else "right")
+def warm_table(rows: list[Row]) -> Table:
+    """The figures of one case, printed."""
+    case = rows[0]
+    table = Table(title=f"{case.dtype}, {case.batch_size} × {case.block_size}, file in memory")
+    table.add_column("method", no_wrap=True)
+    for heading in ("M tokens/s", "quartiles", "× nanoGPT", "of memcpy"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        low, high = row["quartiles"]  # type: ignore[misc]
         table.add_row(
-            str(row["dtype"]),
-            f"{row['batch_size']} × {row['block_size']}",
-            str(row["method"]),
-            f"{row['mtokens_per_second']:,.0f}",
-            f"{low:,.0f} – {high:,.0f}",
-            f"{row['times_nanogpt']:.1f}",
-            f"{row['share_of_memcpy']:.0%}",
-            end_section=row["method"] == "batch(k, out=…), no read-ahead",
+            row.method,
+            f"{row.mtokens_per_second:,.0f}",
+            f"{row.quartiles[0]:,.0f} – {row.quartiles[1]:,.0f}",
+            f"{row.times_nanogpt:.1f}",
+            f"{row.share_of_memcpy:.0%}",
         )
     return table
 
 
-def cold_table(waits: dict[str, list[float]]) -> Table:
-    """The second table, printed."""
-    table = Table(title="Waiting for a batch, uint16 12 × 1024, file not in memory")
-    for heading in ("method", "median µs", "90th percentile µs", "slowest µs"):
-        table.add_column(heading, justify="left" if heading == "method" else "right")
-    for name, seconds in waits.items():
-        figures = statistics.median(seconds), statistics.quantiles(seconds, n=10)[-1], max(seconds)
-        table.add_row(name, *(f"{1e6 * figure:,.0f}" for figure in figures))
+@dataclasses.dataclass(frozen=True)
+class Wait:
+    """How long a batch of a file on disk takes, in µs."""
+
+    method: str
+    median: float
+    percentile_90: float
+    slowest: float
+
+
+def summarise_waits(method: str, seconds: list[float]) -> Wait:
+    """The figures of one method."""
+    times = [1e6 * wait for wait in seconds]
+    return Wait(method, statistics.median(times), statistics.quantiles(times, n=10)[-1], max(times))
+
+
+def cold_table(waits: list[Wait]) -> Table:
+    """The figures of the file that is not in memory, printed."""
+    table = Table(title="Waiting for a batch, uint16, 12 × 1024, file not in memory")
+    table.add_column("method", no_wrap=True)
+    for heading in ("median µs", "90th percentile µs", "slowest µs"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for wait in waits:
+        figures = (wait.median, wait.percentile_90, wait.slowest)
+        table.add_row(wait.method, *(f"{figure:,.0f}" for figure in figures))
     return table
 
 
@@ -258,8 +268,8 @@ def main(options: Options) -> None:
     console = Console()
     about = machine()
     console.print(", ".join(f"{key} {value}" for key, value in about.items()))
-    rows: list[dict[str, object]] = []
-    waits: dict[str, list[float]] = {}
+    rows: list[Row] = []
+    waits: list[Wait] = []
     with tempfile.TemporaryDirectory(prefix="pygpt-bench-") as folder:
         # Where scans are remembered; the user's cache is left alone.
         os.environ["XDG_CACHE_HOME"] = str(Path(folder) / "cache")
@@ -269,18 +279,21 @@ def main(options: Options) -> None:
         }
         for case in CASES:
             ways = methods(datasets[case[0]], *case)
-            rows += summarise(case, time_interleaved(ways, options.rounds, options.steps))
-        console.print(warm_table(rows))
+            of_case = summarise(case, time_interleaved(ways, options.rounds, options.steps))
+            console.print(warm_table(of_case))
+            rows += of_case
         if options.cold_tokens:
-            cold = make_dataset(Path(folder) / "cold", options.cold_tokens, "uint16")
-            path = cold.path
-            del cold
-            for name, read_ahead in (("batch(k)", True), ("batch(k), no read-ahead", False)):
-                waits[name] = time_cold(path, read_ahead)
+            directory = make_dataset(Path(folder) / "cold", options.cold_tokens, "uint16").path
+            for name, read_ahead in (("pygpt", True), ("pygpt, alone", False)):
+                waits.append(summarise_waits(name, time_cold(directory, read_ahead)))
             console.print(cold_table(waits))
     if options.json:
-        result = {"machine": about, "options": dataclasses.asdict(options), "rows": rows}
-        result["cold_seconds"] = waits
+        result = {
+            "machine": about,
+            "options": dataclasses.asdict(options),
+            "file_in_memory": [dataclasses.asdict(row) for row in rows],
+            "file_not_in_memory": [dataclasses.asdict(wait) for wait in waits],
+        }
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(result, indent=1, default=str) + "\n", encoding="utf-8")
 

@@ -131,14 +131,14 @@ def test_signal_finishes_the_step_and_saves(
     number: signal.Signals,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    original = trainer.Trainer._launch_step
+    original = trainer.Trainer.launch_step
 
     def interrupted(self: trainer.Trainer) -> Any:
         if self.step == 2:
             signal.raise_signal(number)
         return original(self)
 
-    monkeypatch.setattr(trainer.Trainer, "_launch_step", interrupted)
+    monkeypatch.setattr(trainer.Trainer, "launch_step", interrupted)
     with pytest.raises(SystemExit) as stopped:
         run_train("stopped")
     assert stopped.value.code == 128 + number
@@ -147,7 +147,7 @@ def test_signal_finishes_the_step_and_saves(
     assert newest
     assert checkpoint.read_state(newest).step == 3
     assert f"--resume --out {run.path}" in capsys.readouterr().out
-    monkeypatch.setattr(trainer.Trainer, "_launch_step", original)
+    monkeypatch.setattr(trainer.Trainer, "launch_step", original)
     assert_equal_runs(run_train("stopped", "--resume"), run_train("whole"))
 
 
@@ -205,14 +205,14 @@ def test_longer_horizon_keeps_the_rate_low_and_says_so(
 def test_diverged_loss_stops_with_the_step_and_keeps_the_checkpoint(
     run_train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    original = trainer.Trainer._launch_step
+    original = trainer.Trainer.launch_step
 
     def broken(self: trainer.Trainer) -> Any:
         if self.step == 6:
             self.model.wte.weight.data[0] = torch.nan
         return original(self)
 
-    monkeypatch.setattr(trainer.Trainer, "_launch_step", broken)
+    monkeypatch.setattr(trainer.Trainer, "launch_step", broken)
     with pytest.raises(InputError, match=r"loss is nan at step 7.*step-00000004"):
         run_train("nan")
     kept = checkpoint.list_checkpoints(Run(tmp_path / "nan").checkpoints)
