@@ -21,6 +21,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+NOT_STORED = ("config", "resume", "dry_run", "card")
+"""Fields of TrainConfig that are about one start of a run."""
+
 VOCAB_MULTIPLE = 64
 """Rows of the embedding table are padded to a multiple of this: GEMMs run faster on round sizes."""
 
@@ -98,6 +101,10 @@ class TrainConfig:
     """Run directory. Default: runs/PRESET-DATE-TIME."""
     resume: bool = False
     """Go on from the newest checkpoint of --out, or of the newest run, exactly where it was."""
+    dry_run: bool = False
+    """Print what the run would take, in memory and at least in time; train nothing."""
+    card: str | None = None
+    """With --dry-run, the card to reckon with, such as "RTX 4070". Default: this machine."""
 
     device: str = "auto"
     """"cpu", "cuda", "cuda:1" …; "auto" takes a GPU if there is one."""
@@ -107,6 +114,9 @@ class TrainConfig:
     """Kernels: "auto", "eager", "triton", "native", or by op: "attention=eager,gelu=triton"."""
     compile: bool = False
     """Run the model through torch.compile: a minute at the start, faster steps."""
+    checkpoint_activations: bool = False
+    """Keep only the inputs of each block, and compute it again in the backward: less memory for
+    larger models and micro-batches, slower steps."""
     seed: int = 1337
     """Fixes initial weights, batches and dropout."""
 
@@ -176,6 +186,8 @@ class TrainConfig:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if self.card and not self.dry_run:
+            raise InputError("--card names a card to reckon with, which only --dry-run does")
 
     def model(self, vocab_size: int) -> GPTConfig:
         """The model this run trains, for an embedding table of `vocab_size` rows."""
@@ -206,7 +218,7 @@ class TrainConfig:
         values = {
             name: str(value) if isinstance(value, Path) else value
             for name, value in dataclasses.asdict(self).items()
-            if value is not None and name not in ("config", "resume")
+            if value is not None and name not in NOT_STORED
         }
         path.write_text(tomli_w.dumps(values), encoding="utf-8")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -145,10 +146,15 @@ def named_card(name: str) -> Card:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that a program can still take: on a GPU, or of the machine's memory."""
+    """Bytes that a program can still take: of the GPU's memory, or of the machine's."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except FileNotFoundError:  # not Linux: all there is
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    kib = next(line.split()[1] for line in text.splitlines() if line.startswith("MemAvailable:"))
+    return int(kib) * 1024
 
 
 def gemm_rate(device: torch.device, dtype: torch.dtype, width: int) -> float:

@@ -12,12 +12,21 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from rich.table import Table
 
 from pygpt.config import GPTConfig, TrainConfig
 from pygpt.errors import InputError
 from pygpt.linear_cross_entropy import LOGITS_BYTES
 from pygpt.ops import Implementations
+
+# The estimate is good to 10 %: what a caching allocator rounds up and leaves unused comes on top.
+HEADROOM = 0.88
+"""Share of the free memory that a step is planned to take."""
+
+CONTEXT_BYTES = 768 << 20
+"""What CUDA itself and a desktop take of a card that is not here to ask: an assumption."""
+
+CPU_TOKENS = 4096
+"""Most tokens in a micro-batch on a CPU, where more gain nothing."""
 
 FP32 = 4
 """Bytes of an fp32 element: weights, their gradients, AdamW's moments and the residual stream."""
@@ -54,20 +63,119 @@ class Estimate:
         """The peak: the loss and the backward come one after the other."""
         return self.state + self.weight_casts + self.activations + max(self.loss, self.backward)
 
-    def table(self, title: str) -> Table:
-        """All terms in MiB, as a table to print."""
-        table = Table(title=title, title_justify="left")
-        table.add_column("memory of a step")
-        table.add_column("MiB", justify="right")
-        for field in dataclasses.fields(self):
-            name = field.name.replace("_", " ")
-            largest = self.backward if self.loss < self.backward else self.loss
-            smaller = field.name in ("loss", "backward") and getattr(self, field.name) < largest
-            size = f"{getattr(self, field.name) / 2**20:,.0f}"
-            table.add_row(name, f"({size})" if smaller else size)
-        table.add_section()
-        table.add_row("peak", f"{self.total / 2**20:,.0f}")
-        return table
+
+# --- what fits ------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A run on a device: all that the memory of its steps depends on but the micro-batch.
+
+    The dtype and the implementations of the ops are resolved: none is "auto".
+    """
+
+    model: GPTConfig
+    sequences: int
+    """Of a whole batch."""
+    device: str
+    """Type of the device, "cuda" or "cpu"."""
+    dtype: torch.dtype
+    impl: Implementations
+    checkpointing: bool
+    compiled: bool
+
+    @classmethod
+    def of(
+        cls, config: TrainConfig, vocab_size: int, device: str, dtype: torch.dtype, impl: str
+    ) -> Plan:
+        """The plan of a training run.
+
+        Args:
+            config: the run.
+            vocab_size: rows of the embedding table.
+            device: type of the device.
+            dtype: of the GEMMs' inputs.
+            impl: implementations of the ops, resolved, as text.
+
+        Raises:
+            InputError: batch_tokens is not a multiple of block_size.
+        """
+        return cls(
+            model=config.model(vocab_size),
+            sequences=config.batch_sequences(),
+            device=device,
+            dtype=dtype,
+            impl=Implementations.parse(impl),
+            checkpointing=config.checkpoint_activations,
+            compiled=config.compile,
+        )
+
+    def estimate(self, micro_batch: int) -> Estimate:
+        """The memory of a step with `micro_batch` sequences at once."""
+        return estimate(
+            self.model,
+            micro_batch,
+            device=self.device,
+            dtype=self.dtype,
+            impl=self.impl,
+            checkpointing=self.checkpointing,
+            compiled=self.compiled,
+        )
+
+    def largest_micro_batch(self, free: int) -> int:
+        """The most sequences at once, a divisor of the batch's, that fit into `free` bytes.
+
+        On a CPU no more than CPU_TOKENS tokens.
+
+        Raises:
+            InputError: not even one fits, with how much is missing and what would fit.
+        """
+        most = self.sequences
+        if self.device == "cpu":
+            most = max(1, min(most, CPU_TOKENS // self.model.block_size))
+        for micro_batch in range(most, 0, -1):
+            if self.sequences % micro_batch == 0 and self.fits(micro_batch, free):
+                return micro_batch
+        raise InputError(self._describe_shortage(free))
+
+    def fits(self, micro_batch: int, free: int) -> bool:
+        """Whether a step with `micro_batch` sequences at once fits into `free` bytes."""
+        return self.estimate(micro_batch).total <= HEADROOM * free
+
+    def _describe_shortage(self, free: int) -> str:
+        usable, need = HEADROOM * free, self.estimate(1)
+        text = (
+            f"one sequence of {self.model.block_size} tokens needs {_gib(need.total)} and "
+            f"{_gib(usable)} can be planned with: {_gib(need.total - usable)} are missing"
+        )
+        recomputing = dataclasses.replace(self, checkpointing=True)
+        if not self.checkpointing and recomputing.fits(1, free):
+            return f"{text}. It fits with --checkpoint-activations"
+        if need.state > usable:
+            return (
+                f"{text}. Weights, gradients and AdamW alone are {_gib(need.state)}: only a "
+                "smaller model fits (--n-layer, --n-embd)"
+            )
+        block_size = self.model.block_size // 2
+        while block_size:
+            shorter = dataclasses.replace(self.model, block_size=block_size)
+            if dataclasses.replace(recomputing, model=shorter).fits(1, free):
+                return f"{text}. It fits with --checkpoint-activations --block-size {block_size}"
+            block_size //= 2
+        return f"{text}; {ways_out(self.checkpointing)}"
+
+
+def ways_out(checkpointing: bool) -> str:
+    """What to try where not even one sequence fits."""
+    first = "" if checkpointing else "--checkpoint-activations, "
+    return f"try {first}a shorter --block-size or a smaller model (--n-layer, --n-embd)"
+
+
+def _gib(n_bytes: float) -> str:
+    return f"{n_bytes / 2**30:.2f} GiB"
+
+
+# --- the estimate ---------------------------------------------------------------------------------
 
 
 def estimate(
@@ -104,6 +212,10 @@ def estimate(
     if checkpointing:
         loss += (config.n_layer - 1) * casts  # autocast keeps them until the forward is over
         backward += block
+        if compiled:
+            # Measured: Inductor computes more of the block again before it differentiates any,
+            # which adds about the MLP's two widest tensors and two of the stream's.
+            backward += (8 * s + 2 * FP32) * tokens * c
     return Estimate(
         parameters=state,
         gradients=state,
@@ -157,8 +269,8 @@ def _loss(
         # On a CPU a chunk's part of the weight's gradient is made in bf16, then added.
         return buffers + cast * (2 if device == "cpu" else 1)
     if compiled:
-        # Inductor keeps the logits in the GEMM's dtype and writes their gradient beside them.
-        return 2 * s * logits + cast
+        # Inductor keeps the logits in the GEMM's dtype and writes their gradient in their place.
+        return s * logits + FP32 * weight + cast
     # The log-softmax that the forward kept, the gradient towards it and the one towards the logits.
     return 3 * FP32 * logits + cast
 

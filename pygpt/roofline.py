@@ -1,4 +1,4 @@
-"""How fast a card could train at the most: arithmetic from operation and byte counts, no measurement.
+"""How fast a card could train at the most: arithmetic from operation and byte counts.
 
 Each part of a training step takes at least its operations over the card's bf16 rate, or its bytes
 over the card's bandwidth; parts follow one another, so their bounds add up. Counted is what pygpt's
@@ -59,14 +59,16 @@ def step_bound(
     # Forward: the sublayer's output and the stream are read, the sum and its norm written.
     # Backward: both gradients and the sum are read, the gradients of both inputs written.
     norm_forward, norm_backward = (2 * BF16 + 2 * FP32) * c, (2 * BF16 + 3 * FP32) * c
-    norm_bytes = (2 * layers + 1) * (norm_forward + norm_backward) + 2 * layers * again * norm_forward
+    norm_bytes = (2 * layers + 1) * (
+        norm_forward + norm_backward
+    ) + 2 * layers * again * norm_forward
 
     # Forward reads and writes; backward reads the input and a gradient and writes one.
     gelu_bytes = BF16 * (2 + 3 + 2 * again) * 4 * c * layers
 
-    # Once a micro-batch. A block's weight: read, written as bf16; its gradient read as bf16, written
-    # as fp32, added to the sum. The embedding, which is the head: read and cast; the head's gradient
-    # scaled; its own gradient written; the two added; the sum added.
+    # Once a micro-batch. A block's weight: read, written as bf16; its gradient read as bf16,
+    # written as fp32, added to the sum. The embedding, which is the head: read and cast; the head's
+    # gradient scaled; the embedding's written; the one added to the other, and both to the sum.
     block_handling = (FP32 + BF16) * (2 + again) + 3 * FP32
     embedding_handling = (FP32 + BF16) + (2 + 1 + 3 + 3) * FP32
     weight_bytes = (block_weights * block_handling + v * c * embedding_handling) / tokens

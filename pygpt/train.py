@@ -12,19 +12,20 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from pygpt import checkpoint, cli
-from pygpt.config import TrainConfig, from_preset, from_toml, padded_vocab_size
+from pygpt import checkpoint, cli, dry_run
+from pygpt.config import NOT_STORED, TrainConfig, from_preset, from_toml, padded_vocab_size
 from pygpt.data import TokenDataset
 from pygpt.dataset_writer import prepare_stdlib
 from pygpt.display import Display, describe, say
 from pygpt.errors import InputError
 from pygpt.generate import stream_text
-from pygpt.hardware import peak_flops, pick_device, pick_dtype
+from pygpt.hardware import free_memory, peak_flops, pick_device, pick_dtype
+from pygpt.memory import Plan
 from pygpt.model import GPT
 from pygpt.ops import Implementations
 from pygpt.optim import learning_rate
 from pygpt.run import RUNS, Run, newest_run
-from pygpt.tokenizer import load_tokenizer
+from pygpt.tokenizer import ByteTokenizer, load_tokenizer
 from pygpt.trainer import Trainer, stop_on_signals
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,9 @@ def main() -> None:
     """The command."""
     config, run = read_command_line(sys.argv[1:])
     console = Console(highlight=False)
+    if config.dry_run:
+        dry_run.report(console, config, _vocab_size(config))
+        return
     device = pick_device(config.device)
     train_split, val_split = open_data(config)
     config = resolve(config, device, train_split)
@@ -53,7 +57,9 @@ def main() -> None:
     torch.manual_seed(config.seed)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 where a GEMM is not in bf16
-    model = GPT(model_config, config.impl).to(device)
+    model = GPT(model_config, config.impl, checkpoint_activations=config.checkpoint_activations).to(
+        device
+    )
     peak = peak_flops(device, getattr(torch, config.dtype))
     trainer = Trainer(config, model, train_split, val_split, run, peak)
     if newest:
@@ -127,7 +133,7 @@ def _resumed(args: list[str], run: Run, preset: str | None) -> tuple[TrainConfig
     )
     for field in dataclasses.fields(config):
         before, after = getattr(stored, field.name), getattr(config, field.name)
-        if before == after or field.name in ("resume", "out", "config"):
+        if before == after or field.name in ("out", *NOT_STORED):
             continue
         if field.name in _FIXED_ON_RESUME:
             raise InputError(
@@ -157,30 +163,34 @@ def open_data(config: TrainConfig) -> tuple[TokenDataset, TokenDataset]:
     return TokenDataset(path, split="train"), TokenDataset(path, split="val")
 
 
+def _vocab_size(config: TrainConfig) -> int | None:
+    """Rows of the embedding table, where they are known without preparing anything."""
+    if config.data:
+        return padded_vocab_size(TokenDataset(config.data, split="train").tokenizer.n_vocab)
+    if config.preset.startswith("stdlib"):
+        return padded_vocab_size(ByteTokenizer().info.n_vocab)
+    return None
+
+
 def resolve(config: TrainConfig, device: torch.device, train_split: TokenDataset) -> TrainConfig:
     """Replace every "auto" by what it means here; a resumed run finds it in its configuration."""
     dtype = pick_dtype(config.dtype, device, config.n_embd)
-    impl = Implementations.parse(config.impl).resolve(device)
+    impl = str(Implementations.parse(config.impl).resolve(device))
     micro_batch = config.micro_batch
     if micro_batch == "auto":
-        micro_batch = _largest_micro_batch(config, device)
+        vocab_size = padded_vocab_size(train_split.tokenizer.n_vocab)
+        plan = Plan.of(config, vocab_size, device.type, getattr(torch, dtype), impl)
+        micro_batch = plan.largest_micro_batch(free_memory(device))
     config.accumulation(micro_batch)  # refuses what does not divide, before anything is built
     return dataclasses.replace(
         config,
         data=train_split.path.absolute(),
         device=str(device),
         dtype=dtype,
-        impl=str(impl),
+        impl=impl,
         micro_batch=micro_batch,
         lr_decay_steps=config.lr_decay_steps or config.max_steps,
     )
-
-
-def _largest_micro_batch(config: TrainConfig, device: torch.device) -> int:
-    """The largest divisor of the batch's sequences within a moderate number of tokens."""
-    sequences = config.batch_sequences()
-    limit = max(1, (8192 if device.type == "cuda" else 4096) // config.block_size)
-    return max(n for n in range(1, min(limit, sequences) + 1) if sequences % n == 0)
 
 
 def _check_not_finished(config: TrainConfig, run: Run, step: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 import signal
 import time
@@ -26,9 +27,12 @@ from pygpt.data import BatchSampler, TokenDataset
 from pygpt.errors import InputError
 from pygpt.evaluation import Evaluation, Windows, evaluate
 from pygpt.hardware import Peak
+from pygpt.memory import ways_out
 from pygpt.model import GPT
 from pygpt.optim import build_optimizer, learning_rate
 from pygpt.run import Run
+
+logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_READS = 0.5
 
@@ -120,7 +124,6 @@ class Trainer:
         self._device = model.wte.weight.device
         self._dtype = getattr(torch, config.dtype)
         self._micro_batch = config.micro_batch
-        self._accumulation = config.accumulation(config.micro_batch)
         self._optimizer = build_optimizer(model, config)
         self._loss: Callable[[Tensor, Tensor], Tensor] = (
             torch.compile(model.loss) if config.compile else model.loss
@@ -175,24 +178,67 @@ class Trainer:
                 return
 
     def launch_step(self) -> _Launched:
-        """Run forward, backward and update of the next step; its figures stay on the device."""
-        torch.manual_seed(self.config.seed << 32 | self.step)  # dropout
+        """Run forward, backward and update of the next step; its figures stay on the device.
+
+        Raises:
+            InputError: out of memory with one sequence at a time.
+        """
         lr = learning_rate(self.step, self.config)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
+        loss = self._gradients()
+        norm = self._clip()
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return _Launched(self.step + 1, loss, norm, lr)
+
+    def _gradients(self) -> Tensor:
+        """The next step's loss; its gradients are then the parameters'.
+
+        Out of memory, it starts anew with smaller micro-batches: no weight has changed yet.
+        """
+        while True:
+            try:
+                return self._accumulate()
+            except torch.OutOfMemoryError as error:
+                reason = str(error).partition("\n")[0]
+            # Out of the handler: the error holds the frames it left, and they hold tensors.
+            self._halve_micro_batch(reason)
+
+    def _accumulate(self) -> Tensor:
+        torch.manual_seed(self.config.seed << 32 | self.step)  # dropout
         x, y = self._batch(self.step)
+        accumulation = self.config.accumulation(self._micro_batch)
         loss = torch.zeros((), device=self._device)
         micro_batches = zip(x.split(self._micro_batch), y.split(self._micro_batch), strict=True)
         for inputs, targets in micro_batches:
             with self._autocast():
                 # All micro-batches have equally many targets: the mean of means is the mean.
-                part = self._loss(inputs, targets) / self._accumulation
+                part = self._loss(inputs, targets) / accumulation
             part.backward()  # type: ignore[no-untyped-call]
             loss += part.detach()
-        norm = self._clip()
-        self._optimizer.step()
+        return loss
+
+    def _halve_micro_batch(self, reason: str) -> None:
         self._optimizer.zero_grad(set_to_none=True)
-        return _Launched(self.step + 1, loss, norm, lr)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        before, sequences = self._micro_batch, self.config.batch_sequences()
+        if before == 1:
+            raise InputError(
+                f"out of memory at step {self.step + 1} with one sequence at a time ({reason}); "
+                f"{ways_out(self.config.checkpoint_activations)}"
+            )
+        self._micro_batch = max(n for n in range(1, before // 2 + 1) if sequences % n == 0)
+        logger.warning(
+            "out of memory at step %d with micro-batches of %d sequences (%s); from here on "
+            "%d × %d: the batch of a step stays the same",
+            self.step + 1,
+            before,
+            reason,
+            sequences // self._micro_batch,
+            self._micro_batch,
+        )
 
     def _clip(self) -> Tensor:
         """Scale the gradient down to grad_clip; return its norm before."""

@@ -27,9 +27,11 @@ LAYERS = [
         "checkpoint",
         "run",
         "memory",
+        "roofline",
     },
     {"trainer"},
     {"display"},
+    {"dry_run"},
     {"train", "eval", "sample", "prepare", "tune"},
 ]
 COMMANDS = LAYERS[-1]
