@@ -1,0 +1,99 @@
+"""What a card could reach at the most, on paper, for every GPT-2-class preset.
+
+    python bench/roofline.py
+    python bench/roofline.py --card "RTX 4090"
+
+Arithmetic and no measurement: bytes and operations of pygpt's kernels over the data sheet's rates.
+The formulas, part by part, are in `pygpt.roofline`; the memory behind the micro-batch is counted in
+`pygpt.memory`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from pygpt.config import PRESETS, TrainConfig, from_preset
+from pygpt.errors import InputError
+from pygpt.hardware import Card, named_card
+from pygpt.memory import CONTEXT_BYTES, HEADROOM, Plan
+from pygpt.ops import Implementations
+from pygpt.roofline import mfu_bound, step_bound
+
+VOCAB_SIZE = 50304
+LEFT_OUT = ("stdlib-cpu", "stdlib-gpu", "shakespeare-char")  # small vocabularies, small runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a card could reach at the most, on paper, for every GPT-2-class preset."""
+
+    card: str = "RTX 4070"
+    """A card that pygpt has the data sheet of."""
+
+
+def main() -> None:
+    """Print the table."""
+    card = named_card(tyro.cli(Options).card)
+    console = Console(highlight=False, width=150)
+    console.print(
+        f"{card}. Arithmetic and no measurement. Micro-batches take {HEADROOM:.0%} of the memory "
+        f"less {CONTEXT_BYTES >> 20} MiB for CUDA and a desktop; compiled, bf16, vocabulary "
+        f"{VOCAB_SIZE:,}.",
+    )
+    columns = [
+        _column(from_preset(name), card, checkpointing)
+        for name in PRESETS
+        if name not in LEFT_OUT
+        for checkpointing in (False, True)
+    ]
+    table = Table(*columns[0])
+    for row in range(len(next(iter(columns[0].values())))):
+        del row
+    table = Table("µs a token", *[column["name"] for column in columns])
+    for label in columns[0]:
+        if label != "name":
+            table.add_row(label, *(column[label] for column in columns))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    console.print(table)
+
+
+def _column(config: TrainConfig, card: Card, checkpointing: bool) -> dict[str, str]:
+    """One preset, with or without activation checkpointing; parts in µs a token."""
+    config = dataclasses.replace(config, checkpoint_activations=checkpointing, compile=True)
+    impl = str(Implementations().resolve(torch.device("cuda")))
+    plan = Plan.of(config, VOCAB_SIZE, "cuda", torch.bfloat16, impl)
+    name = f"{config.preset}{', recomputed' if checkpointing else ''}"
+    try:
+        micro_batch = plan.largest_micro_batch(card.memory - CONTEXT_BYTES)
+        fitting = str(micro_batch)
+    except InputError:
+        micro_batch = 1
+        fitting = f"none: 1 needs {plan.estimate(1).total / 2**30:.1f} GiB"
+    bound = step_bound(
+        plan.model,
+        card,
+        micro_batch=micro_batch,
+        batch_tokens=config.batch_tokens,
+        checkpointing=checkpointing,
+    )
+    total = sum(bound.values())
+    return {
+        "name": name,
+        "micro-batch that fits": fitting,
+        "its peak, GiB": f"{plan.estimate(micro_batch).total / 2**30:.1f}",
+        **{part: f"{1e6 * seconds:.2f}" for part, seconds in bound.items()},
+        "total": f"{1e6 * total:.2f}",
+        "tokens/s": f"{1 / total:,.0f}",
+        "MFU, causal": f"{mfu_bound(plan.model, card, bound, causal=True):.0%}",
+        "MFU, as nanoGPT": f"{mfu_bound(plan.model, card, bound, causal=False):.0%}",
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,344 @@
+"""The memory model against the allocator, the micro-batch it chooses, --dry-run, recomputation."""
+
+import contextlib
+import dataclasses
+import random
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd.profiler import profile
+
+from pygpt import dataset_writer, train
+from pygpt.config import GPTConfig, TrainConfig, from_preset
+from pygpt.corpus import TextFiles
+from pygpt.errors import InputError
+from pygpt.hardware import CARDS, free_memory, named_card
+from pygpt.memory import CPU_TOKENS, HEADROOM, Plan, estimate
+from pygpt.model import GPT
+from pygpt.ops import Implementations
+from pygpt.optim import build_optimizer
+from pygpt.roofline import mfu_bound, step_bound
+from pygpt.run import Run
+
+CPU = torch.device("cpu")
+
+# Of each another dimension weighs most.
+SHAPES = {
+    "layers": (GPTConfig(128, 512, n_layer=4, n_head=4, n_embd=128, bias=False), 8),
+    "vocabulary": (GPTConfig(64, 8192, n_layer=1, n_head=2, n_embd=64, bias=False), 16),
+    "context, biases": (GPTConfig(256, 1024, n_layer=2, n_head=6, n_embd=192), 4),
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Steps this small are faster on one thread, and far so where the cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def peak_bytes(model: GPT, micro_batch: int, dtype: torch.dtype, compiled: bool) -> int:
+    """The most bytes of tensors alive in a training step of two micro-batches, state included."""
+    optimizer = build_optimizer(model, TrainConfig())
+    shape = (2, micro_batch, model.config.block_size)
+    inputs, targets = torch.randint(model.config.vocab_size, (2, *shape))
+    loss_of = torch.compile(model.loss) if compiled else model.loss
+
+    def step() -> None:
+        for x, y in zip(inputs, targets, strict=True):
+            autocast = contextlib.nullcontext()
+            if dtype != torch.float32:
+                autocast = torch.autocast("cpu", dtype)
+            with autocast:
+                loss = loss_of(x, y)
+            loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    step()  # from here on there are AdamW's moments
+    moments = [t for state in optimizer.state.values() for t in state.values()]
+    live = peak = sum(t.nbytes for t in [*model.parameters(), *moments, inputs, targets])
+    with profile(use_kineto=True, profile_memory=True) as recorded:
+        step()
+    allocations = [e for e in recorded.kineto_results.events() if e.name() == "[memory]"]
+    for event in sorted(allocations, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+def assert_estimated(config: GPTConfig, micro_batch: int, impl: str, **choice: Any) -> None:
+    """Hold the estimate against the allocator, less the state, which is easy to know."""
+    resolved = Implementations.parse(impl).resolve(CPU)
+    model = GPT(config, resolved, checkpoint_activations=choice["checkpointing"])
+    expected = estimate(config, micro_batch, device="cpu", impl=resolved, **choice)
+    measured = peak_bytes(model, micro_batch, choice["dtype"], choice.get("compiled", False))
+    assert expected.total - expected.state == pytest.approx(measured - expected.state, rel=0.1)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("impl", ["eager", "auto"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_estimate_is_within_ten_percent(
+    shape: str, dtype: torch.dtype, impl: str, checkpointing: bool
+) -> None:
+    assert_estimated(*SHAPES[shape], impl, dtype=dtype, checkpointing=checkpointing)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_estimate_with_dropout_is_within_ten_percent(dtype: torch.dtype) -> None:
+    config, micro_batch = SHAPES["layers"]
+    config = dataclasses.replace(config, dropout=0.1)
+    assert_estimated(config, micro_batch, "auto", dtype=dtype, checkpointing=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("impl", "checkpointing"), [("eager", False), ("auto", True)])
+def test_estimate_of_a_compiled_step_is_within_ten_percent(impl: str, checkpointing: bool) -> None:
+    config, micro_batch = SHAPES["layers" if checkpointing else "vocabulary"]
+    assert_estimated(
+        config,
+        micro_batch,
+        impl,
+        dtype=torch.bfloat16,
+        checkpointing=checkpointing,
+        compiled=True,
+    )
+
+
+# --- recomputation --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_recomputed_activations_change_no_bit(seed: int, dropout: float, compiled: bool) -> None:
+    config = GPTConfig(
+        block_size=16, vocab_size=64, n_layer=2, n_head=2, n_embd=32, dropout=dropout
+    )
+    torch.manual_seed(seed)
+    model = GPT(config)
+    ids = torch.randint(64, (2, 3, 16))
+    losses, gradients = [], []
+    for checkpointing in (False, True):
+        model.checkpoint_activations = checkpointing
+        torch.compiler.reset()
+        loss_of = torch.compile(model.loss, backend="aot_eager") if compiled else model.loss
+        torch.manual_seed(seed)
+        loss = loss_of(*ids)
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append([p.grad for p in model.parameters()])
+        model.zero_grad(set_to_none=True)
+    assert torch.equal(*losses)
+    for kept, recomputed in zip(*gradients, strict=True):
+        assert torch.equal(kept, recomputed)
+
+
+# --- what fits ------------------------------------------------------------------------------------
+
+
+def plan(preset: str = "gpt2", **fields: object) -> Plan:
+    config = dataclasses.replace(from_preset(preset), **fields)
+    impl = str(Implementations.parse("auto").resolve(torch.device("cuda")))
+    return Plan.of(config, 50304, "cuda", torch.bfloat16, impl)
+
+
+def test_largest_micro_batch_fits_and_the_next_does_not(seed: int) -> None:
+    draw = random.Random(seed)
+    for _ in range(20):
+        sequences = draw.randrange(1, 400)
+        of_run = plan(batch_tokens=1024 * sequences, checkpoint_activations=draw.random() < 0.5)
+        free = int(of_run.estimate(1).total / HEADROOM * draw.uniform(1.01, 20))
+        chosen = of_run.largest_micro_batch(free)
+        divisors = [n for n in range(1, sequences + 1) if sequences % n == 0]
+        assert chosen in divisors
+        assert of_run.estimate(chosen).total <= HEADROOM * free
+        larger = [n for n in divisors if n > chosen]
+        assert not larger or of_run.estimate(larger[0]).total > HEADROOM * free
+
+
+def test_a_cpu_takes_no_more_tokens_than_pay() -> None:
+    on_cpu = dataclasses.replace(plan(), device="cpu")
+    assert on_cpu.largest_micro_batch(2**50) * 1024 == CPU_TOKENS
+
+
+@pytest.mark.parametrize(
+    ("preset", "gib", "fields", "message"),
+    [
+        ("gpt2", 2.85, {}, r"GiB are missing\. It fits with --checkpoint-activations$"),
+        ("gpt2", 2.66, {}, r"It fits with --checkpoint-activations --block-size \d+$"),
+        ("gpt2-xl", 12, {}, r"Weights, gradients and AdamW alone are 23\.21 GiB: only a smaller"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_would(
+    preset: str, gib: float, fields: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        plan(preset, **fields).largest_micro_batch(int(gib * 2**30))
+
+
+def test_free_memory_of_this_machine_is_positive() -> None:
+    assert free_memory(CPU) > 2**20
+
+
+# --- out of memory --------------------------------------------------------------------------------
+
+
+TINY = [
+    "--preset",
+    "shakespeare-char",
+    "--n-layer",
+    "1",
+    "--n-head",
+    "2",
+    "--n-embd",
+    "16",
+    "--block-size",
+    "32",
+    "--dropout",
+    "0",
+    "--batch-tokens",
+    "384",
+    "--max-steps",
+    "3",
+    "--eval-interval",
+    "3",
+    "--eval-tokens",
+    "64",
+    "--device",
+    "cpu",
+    "--dtype",
+    "float32",
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("data") / "source"
+    sources = Path(train.__file__).parent
+    dataset_writer.prepare(TextFiles((sources / "model.py", sources / "train.py")), out, "bytes")
+    return out
+
+
+@pytest.fixture
+def train_with(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[int, int], list[float]]:
+    """Losses of a run of 12 sequences a step on a device that holds so many at once."""
+
+    def run_train(micro_batch: int, fitting: int) -> list[float]:
+        out = tmp_path / f"{micro_batch}-{fitting}"
+        command = ["train", *TINY, "--data", str(data), "--out", str(out)]
+        monkeypatch.setattr(sys, "argv", [*command, "--micro-batch", str(micro_batch)])
+        original, micro_batches = GPT.loss, []
+
+        def loss(model: GPT, idx: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+            micro_batches.append(len(idx))
+            # The second micro-batch of a step: gradients of the first are there already.
+            if len(idx) > fitting and len(micro_batches) % 2 == 0:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nmore")
+            return original(model, idx, targets, reduction)
+
+        monkeypatch.setattr(GPT, "loss", loss)
+        try:
+            train.main()
+        finally:
+            monkeypatch.setattr(GPT, "loss", original)
+        return [line["train_loss"] for line in Run(out).read_metrics()]
+
+    return run_train
+
+
+def test_out_of_memory_halves_the_micro_batch_and_trains_on_the_same(
+    train_with: Callable[[int, int], list[float]], caplog: pytest.LogCaptureFixture
+) -> None:
+    never_short = train_with(3, 3)
+    assert "out of memory" not in caplog.text
+    halved = train_with(6, 3)
+    assert (
+        "out of memory at step 1 with micro-batches of 6 sequences (CUDA out of memory. Tried to "
+        "allocate 9 GiB); from here on 4 × 3: the batch of a step stays the same"
+    ) in caplog.text
+    assert caplog.text.count("out of memory at step") == 1
+    assert halved == never_short  # to the last bit: nothing of the broken attempt is left
+
+
+def test_out_of_memory_with_one_sequence_stops_with_the_ways_out(
+    train_with: Callable[[int, int], list[float]],
+) -> None:
+    with pytest.raises(InputError, match="one sequence at a time .*try --checkpoint-activations"):
+        train_with(2, 0)
+
+
+# --- the bound on time ----------------------------------------------------------------------------
+
+
+def test_parts_of_the_bound_are_those_counted_by_hand() -> None:
+    # 124 M on an RTX 4070: GEMMs 72·L·C² and 6·V·C operations, the loss's two bf16 passes over V.
+    config, card = GPTConfig(bias=False), named_card("NVIDIA GeForce RTX 4070")
+    bound = step_bound(config, card, micro_batch=8, batch_tokens=2**19)
+    assert bound["block GEMMs"] == pytest.approx(72 * 12 * 768**2 / 58.3e12)
+    assert bound["head GEMMs"] == pytest.approx(6 * 50304 * 768 / 58.3e12)
+    assert bound["loss"] == pytest.approx(4 * 50304 / 504e9, rel=0.6)
+    assert 0.7 < mfu_bound(config, card, bound, causal=True) < 1
+    again = step_bound(config, card, micro_batch=8, batch_tokens=2**19, checkpointing=True)
+    assert again["block GEMMs"] == pytest.approx(4 / 3 * bound["block GEMMs"])
+    assert again["head GEMMs"] == bound["head GEMMs"]
+
+
+def test_a_card_is_found_by_its_longest_name() -> None:
+    assert named_card("NVIDIA GeForce RTX 4070 Ti SUPER").tflops == 88.2
+    for card in CARDS:
+        assert named_card(card.name) is card
+    with pytest.raises(InputError, match="no data of a card 'RTX 9999'; there are RTX 3090"):
+        named_card("RTX 9999")
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def dry_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *flags: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train", "--dry-run", *flags])
+    train.main()
+    assert not list(tmp_path.iterdir())
+
+
+def test_dry_run_for_a_card_writes_and_needs_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dry_run(monkeypatch, tmp_path, "--preset", "fineweb-40m", "--card", "rtx 4070")
+    text = capsys.readouterr().out
+    assert "vocabulary 50,304 (GPT-2's, assumed" in text
+    assert "58.3 TFLOP/s bf16, 12 GiB, 504 GB/s (data sheet)" in text
+    assert "--checkpoint-activations" in text
+
+
+def test_dry_run_for_this_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dry_run(monkeypatch, tmp_path, "--preset", "stdlib-cpu", "--device", "cpu")
+    text = capsys.readouterr().out
+    assert "vocabulary 320:" in text
+    assert "16 × 1 times a step" in text
+
+
+def test_dry_run_says_what_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dry_run(monkeypatch, tmp_path, "--preset", "gpt2-xl", "--card", "RTX 4070")
+    row = next(line for line in capsys.readouterr().out.splitlines() if "of free memory" in line)
+    assert row.count("no") == 2
+
+
+def test_a_card_without_a_dry_run_is_refused() -> None:
+    with pytest.raises(InputError, match="only --dry-run"):
+        TrainConfig(card="RTX 4070")
