@@ -1,4 +1,4 @@
-"""How fast is a whole training step, how much memory does it take, and where does its time go?
+"""A whole training step: how fast it is, how much memory it takes, where its time goes.
 
     python bench/bench_step.py --preset gpt2
     python bench/bench_step.py --preset owt-30m --nanogpt ../nanoGPT --json bench/results/step.json
@@ -12,8 +12,8 @@ its turn, in a new order; a figure is the median over the rounds, with the extre
 - ``nanoGPT``, ``nanoGPT, compiled``: its model.py and optimiser, imported from --nanogpt DIR.
 
 pygpt's subjects share one set of weights, gradients and moments, so that all fit on one card; peak
-memory is a subject's own state and what its step adds. On a GPU the parts are its kernels' times, by
-the op that launched them, and "idle" is the rest of the step; on a CPU they are the ops' own times.
+memory is a subject's own state and what its step adds. On a GPU the parts are its kernels' times,
+by the op that launched them; on a CPU they are the ops' own times. "idle" is the rest of the step.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 # Parts of a step by what the names of ops and kernels contain; the first that matches counts.
 PARTS = {
+    "fused by Inductor": ("compiledfxgraph", "triton_poi", "triton_red", "triton_per"),
     "attention": ("attention", "flash", "fmha"),
     "loss": ("cross_entropy", "log_softmax", "nll_loss", "liger"),
     "GEMM": ("aten::mm", "aten::addmm", "aten::bmm", "gemm", "cutlass", "nvjet", "mkldnn_linear"),
@@ -56,14 +57,13 @@ PARTS = {
     "optimizer": ("adam", "foreach", "_norm"),
     "embedding": ("embedding", "index_put"),
     "data": ("memcpy htod",),
-    "fused by Inductor": ("triton_", "compiledfunction", "compiled region", "graph_"),
 }
 OTHER = "casts, adds, copies"
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How fast is a whole training step, how much memory, and where does its time go?"""
+    """A whole training step: how fast it is, how much memory it takes, where its time goes."""
 
     preset: str = "stdlib-cpu"
     """Whose model."""
@@ -217,7 +217,7 @@ def peak_bytes(bench: Bench, subject: Subject) -> int:
     """The subject's weights and moments, and the most that one step adds to them."""
     parameters = list(subject.model.parameters())
     moments = [t for p in parameters for t in subject.optimizer.state[p].values()]
-    state = sum(tensor.nbytes for tensor in [*parameters, *moments])
+    state: int = sum(tensor.nbytes for tensor in [*parameters, *moments])
     if bench.device.type == "cuda":
         bench.synchronize()
         before = torch.cuda.memory_allocated()
@@ -228,7 +228,8 @@ def peak_bytes(bench: Bench, subject: Subject) -> int:
     with torch.autograd.profiler.profile(use_kineto=True, profile_memory=True) as recorded:
         bench.step(subject)
     allocations = [e for e in recorded.kineto_results.events() if e.name() == "[memory]"]
-    live = peak = 0
+    live: int = 0
+    peak: int = 0
     for event in sorted(allocations, key=lambda event: event.start_ns()):
         live += event.nbytes()
         peak = max(peak, live)
@@ -240,13 +241,11 @@ def seconds_by_part(bench: Bench, subject: Subject) -> dict[str, float]:
     on_gpu = bench.device.type == "cuda"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
     bench.synchronize()
-    start = time.perf_counter()
     with profile(activities=activities) as recorded:
-        started = time.perf_counter()
+        start = time.perf_counter()
         bench.step(subject)
         bench.synchronize()
-        wall = time.perf_counter() - started
-    del start
+        wall = time.perf_counter() - start
     parts = dict.fromkeys([*PARTS, OTHER], 0.0)
     for event in recorded.events() or []:
         if on_gpu:
@@ -346,8 +345,8 @@ def _print(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
         )
     for part in rows[0]["seconds_by_part"]:
         parts.add_row(part, *(f"{1e3 * row['seconds_by_part'][part]:,.1f}" for row in rows))
-    for column in parts.columns[1:]:
-        column.justify = "right"
+    for each in parts.columns[1:]:
+        each.justify = "right"
     console.print(table)
     console.print(parts)
 

@@ -39,42 +39,38 @@ class Options:
 def main() -> None:
     """Print the table."""
     card = named_card(tyro.cli(Options).card)
-    console = Console(highlight=False, width=150)
+    console = Console(highlight=False, width=170)
     console.print(
-        f"{card}. Arithmetic and no measurement. Micro-batches take {HEADROOM:.0%} of the memory "
-        f"less {CONTEXT_BYTES >> 20} MiB for CUDA and a desktop; compiled, bf16, vocabulary "
-        f"{VOCAB_SIZE:,}.",
+        f"{card}. Arithmetic and no measurement.\n"
+        f"fits: the largest micro-batch, in sequences, within {HEADROOM:.0%} of the memory less "
+        f"{CONTEXT_BYTES >> 20} MiB for CUDA and a desktop, and GiB what it takes (1 sequence if "
+        f"none fits); bf16, compiled, vocabulary {VOCAB_SIZE:,}; recomputed: with "
+        "--checkpoint-activations."
     )
-    columns = [
-        _column(from_preset(name), card, checkpointing)
+    rows = [
+        _row(from_preset(name), card, checkpointing)
         for name in PRESETS
         if name not in LEFT_OUT
         for checkpointing in (False, True)
     ]
-    table = Table(*columns[0])
-    for row in range(len(next(iter(columns[0].values())))):
-        del row
-    table = Table("µs a token", *[column["name"] for column in columns])
-    for label in columns[0]:
-        if label != "name":
-            table.add_row(label, *(column[label] for column in columns))
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table(title="µs a token by part, at the least", title_justify="left")
+    for name in rows[0]:
+        table.add_column(name, justify="left" if name == "preset" else "right")
+    for row in rows:
+        table.add_row(*row.values())
     console.print(table)
 
 
-def _column(config: TrainConfig, card: Card, checkpointing: bool) -> dict[str, str]:
+def _row(config: TrainConfig, card: Card, checkpointing: bool) -> dict[str, str]:
     """One preset, with or without activation checkpointing; parts in µs a token."""
     config = dataclasses.replace(config, checkpoint_activations=checkpointing, compile=True)
     impl = str(Implementations().resolve(torch.device("cuda")))
     plan = Plan.of(config, VOCAB_SIZE, "cuda", torch.bfloat16, impl)
-    name = f"{config.preset}{', recomputed' if checkpointing else ''}"
     try:
         micro_batch = plan.largest_micro_batch(card.memory - CONTEXT_BYTES)
-        fitting = str(micro_batch)
+        fits = str(micro_batch)
     except InputError:
-        micro_batch = 1
-        fitting = f"none: 1 needs {plan.estimate(1).total / 2**30:.1f} GiB"
+        micro_batch, fits = 1, "none"
     bound = step_bound(
         plan.model,
         card,
@@ -84,14 +80,14 @@ def _column(config: TrainConfig, card: Card, checkpointing: bool) -> dict[str, s
     )
     total = sum(bound.values())
     return {
-        "name": name,
-        "micro-batch that fits": fitting,
-        "its peak, GiB": f"{plan.estimate(micro_batch).total / 2**30:.1f}",
+        "preset": "  recomputed" if checkpointing else config.preset,
+        "fits": fits,
+        "GiB": f"{plan.estimate(micro_batch).total / 2**30:.1f}",
         **{part: f"{1e6 * seconds:.2f}" for part, seconds in bound.items()},
         "total": f"{1e6 * total:.2f}",
         "tokens/s": f"{1 / total:,.0f}",
         "MFU, causal": f"{mfu_bound(plan.model, card, bound, causal=True):.0%}",
-        "MFU, as nanoGPT": f"{mfu_bound(plan.model, card, bound, causal=False):.0%}",
+        "MFU, nanoGPT's": f"{mfu_bound(plan.model, card, bound, causal=False):.0%}",
     }
 
 
