@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from pygpt.config import TrainConfig, from_preset, padded_vocab_size
+from pygpt.config import TrainConfig, padded_vocab_size
 from pygpt.data import TokenDataset
 from pygpt.evaluation import Windows, evaluate
 from pygpt.hardware import Peak, pick_dtype

@@ -182,8 +182,8 @@ class Trainer:
             group["lr"] = lr
         x, y = self._batch(self.step)
         loss = torch.zeros((), device=self._device)
-        micro_batches = zip(x.split(self._micro_batch), y.split(self._micro_batch), strict=True)
-        for inputs, targets in micro_batches:
+        shape = (self._accumulation, self._micro_batch, self.config.block_size)
+        for inputs, targets in zip(x.view(shape), y.view(shape), strict=True):
             with self._autocast():
                 # All micro-batches have equally many targets: the mean of means is the mean.
                 part = self._loss(inputs, targets) / self._accumulation
