@@ -25,7 +25,7 @@ bool runs_here(Level level) {
     if (level == Level::avx2) return avx2;
     if (level == Level::avx512) {
         return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     }
 #endif
     return level == Level::generic;
@@ -73,26 +73,29 @@ std::vector<std::string> supported_levels() {
     return names;
 }
 
-Level parse_level(const std::string& name) {
+Level parse_level(const std::string& name, const std::string& source) {
     for (const NamedLevel& entry : kLevels) {
         if (name == entry.name && runs_here(entry.level)) return entry.level;
     }
     std::string have;
     for (const std::string& level : supported_levels()) have += (have.empty() ? "" : ", ") + level;
-    throw std::invalid_argument("CPU level '" + name + "' can't run here; this CPU has " + have);
+    throw std::invalid_argument(source + "CPU level '" + name + "' can't run here; this CPU has " +
+                                have);
 }
 
 Level default_level() {
     static const Level level = [] {
         const char* forced = std::getenv("PYGPT_CPU_LEVEL");
-        return parse_level(forced && *forced ? forced : supported_levels().back());
+        if (forced && *forced) return parse_level(forced, "PYGPT_CPU_LEVEL: ");
+        return parse_level(supported_levels().back());
     }();
     return level;
 }
 
 void cross_entropy_rows(const CrossEntropyTile& tile, int threads, Level level) {
     constexpr std::int64_t kElements = 1 << 16;  // a piece: 20 µs of work or more
-    const std::int64_t grain = std::max<std::int64_t>(1, kElements / std::max<std::int64_t>(1, tile.vocab));
+    const std::int64_t vocab = std::max<std::int64_t>(1, tile.vocab);
+    const std::int64_t grain = std::max<std::int64_t>(1, kElements / vocab);
     const auto row_kernel = kernels(level).cross_entropy_row;
     parallel_for(tile.rows, grain, threads, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t row = begin; row < end; ++row) row_kernel(tile, row);
@@ -100,10 +103,11 @@ void cross_entropy_rows(const CrossEntropyTile& tile, int threads, Level level) 
 }
 
 void accumulate(float* sum, const std::uint16_t* addend, std::int64_t size, int threads,
-                                Level level) {
+                Level level) {
     const auto add = kernels(level).accumulate;
-    parallel_for(size, 1 << 18, threads,
-                              [&](std::int64_t begin, std::int64_t end) { add(sum, addend, begin, end); });
+    parallel_for(size, 1 << 18, threads, [&](std::int64_t begin, std::int64_t end) {
+        add(sum, addend, begin, end);
+    });
 }
 
 }  // namespace pygpt::cpu

@@ -22,8 +22,9 @@ enum class Level { generic, avx2, avx512 };
 // The levels that this build holds and this CPU runs, lowest first; "generic" always.
 std::vector<std::string> supported_levels();
 
-// By name. Throws std::invalid_argument for a level that is unknown or that can't run here.
-Level parse_level(const std::string& name);
+// By name. Throws std::invalid_argument for a level that is unknown or that can't run here; the
+// message begins with `source`, which says where the name came from.
+Level parse_level(const std::string& name, const std::string& source = "");
 
 // PYGPT_CPU_LEVEL where it is set, else the highest level that runs here. Read once.
 Level default_level();
@@ -50,6 +51,6 @@ void cross_entropy_rows(const CrossEntropyTile& tile, int threads, Level level);
 
 // sum[i] += addend[i] for i < size; addend holds bf16.
 void accumulate(float* sum, const std::uint16_t* addend, std::int64_t size, int threads,
-                                Level level);
+                Level level);
 
 }  // namespace pygpt::cpu

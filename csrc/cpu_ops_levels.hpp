@@ -9,7 +9,8 @@ struct Kernels {
     // One row of the tile.
     void (*cross_entropy_row)(const CrossEntropyTile& tile, std::int64_t row);
     // sum[i] += addend[i] for begin <= i < end.
-    void (*accumulate)(float* sum, const std::uint16_t* addend, std::int64_t begin, std::int64_t end);
+    void (*accumulate)(float* sum, const std::uint16_t* addend, std::int64_t begin,
+                       std::int64_t end);
 };
 
 extern const Kernels generic_kernels;

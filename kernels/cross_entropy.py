@@ -20,7 +20,7 @@ from pygpt.kernels import launch
 
 _LOG2E = tl.constexpr(1.4426950408889634)
 _LN2 = tl.constexpr(0.6931471805599453)
-_LOWEST = tl.constexpr(-3.4028234663852886e38)  # finite: -inf minus -inf would be NaN
+_LOWEST = tl.constexpr(-2e38)  # finite, and times log2(e) too: -inf minus -inf would be NaN
 
 
 @triton.jit

@@ -380,7 +380,7 @@ def linear_cross_entropy(
 ) -> Tensor: ...
 
 
-def linear_cross_entropy(
+def linear_cross_entropy(  # type: ignore[misc]  # its overloads say **options for most of this
     x: Tensor,
     weight: Tensor,
     targets: Tensor,
