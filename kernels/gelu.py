@@ -39,7 +39,7 @@ def _tile(n_rows, row_start, column_start, WIDTH, ROWS: tl.constexpr, COLUMNS: t
     return rows, columns, (rows < n_rows)[:, None] & (columns < WIDTH)[None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def _forward_kernel(
     x, bias, y, n_rows, x_stride,
     WIDTH: tl.constexpr, HAS_BIAS: tl.constexpr, TANH: tl.constexpr,
@@ -61,7 +61,7 @@ def _forward_kernel(
     tl.store(pointers, result.to(y.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def _backward_kernel(
     dy, x, bias, dx, partials, n_rows, dy_stride, x_stride,
     WIDTH: tl.constexpr, HAS_BIAS: tl.constexpr, TANH: tl.constexpr,

@@ -28,7 +28,7 @@ from torch import Tensor
 # --- kernels --------------------------------------------------------------------------------------
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def _forward_kernel(
     x, residual, weight, bias, normed, summed, mean, rstd, n_rows, x_stride, residual_stride,
     WIDTH: tl.constexpr, EPS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_BIAS: tl.constexpr,
@@ -66,7 +66,7 @@ def _forward_kernel(
     tl.store(normed + offsets, y.to(normed.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def _backward_kernel(
     d_normed, d_summed, values, weight, mean, rstd, d_residual, d_x, partials,
     n_rows, d_normed_stride, d_summed_stride, values_stride,

@@ -1,0 +1,276 @@
+"""What every entry of the launch table costs on its card: compiled here, without one.
+
+Run: ``python bench/aot_report.py [--arch sm_89] [--op attention] [--dtype bfloat16]``
+
+Each entry is launched by its own launcher on small CPU tensors, with a driver that claims the
+card's architecture and compiles instead of launching: what is reported is exactly what a card
+would run, strides, constants and alignment included. Registers and stack are read from the compiled
+code by the cuobjdump inside the triton wheel. The exit status is 1 if an entry passes its card's
+limits, or spills or leaves room for less than two programs per SM without giving its reason.
+
+Linux only; TRITON_INTERPRET must not be set. About 6 minutes on two cores for the whole table.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import triton
+import tyro
+from pygpt.kernels import attention, decode_attention, gelu, launch, layer_norm
+from rich.console import Console
+from rich.table import Table
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """What an SM of an architecture offers (CUDA C++ Programming Guide, table of capabilities)."""
+
+    shared_per_block: int
+    shared_per_sm: int
+    threads_per_sm: int
+    blocks_per_sm: int
+    registers_per_sm: int = 65_536
+
+
+CARDS = {
+    "sm_80": Card(166_912, 167_936, 2_048, 32),
+    "sm_89": Card(101_376, 102_400, 1_536, 24),
+    "sm_90": Card(232_448, 233_472, 2_048, 32),
+}
+DTYPES = {16: ("float16", "bfloat16"), 32: ("float32",)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One compiled entry."""
+
+    key: launch.Key
+    launch: launch.Launch
+    dtype: str
+    registers: int
+    stack: int
+    shared: int
+
+    @property
+    def programs_per_sm(self) -> int:
+        """How many programs fit on an SM at once, by threads, registers and shared memory."""
+        card = CARDS[self.key.architecture]
+        # A warp's registers are handed out in units of 256; a block's shared memory has 1 KiB of
+        # the system's beside it.
+        per_warp = -(-self.registers * 32 // 256) * 256
+        return min(
+            card.blocks_per_sm,
+            card.threads_per_sm // (32 * self.launch.num_warps),
+            card.registers_per_sm // (per_warp * self.launch.num_warps),
+            card.shared_per_sm // (self.shared + 1024),
+        )
+
+    @property
+    def fault(self) -> str:
+        """Why this entry must not stay as it is; "" if it may."""
+        if self.shared > CARDS[self.key.architecture].shared_per_block:
+            return "more shared memory than a block may have"
+        if self.programs_per_sm < 1:
+            return "more registers than an SM has"
+        if self.launch.reason:
+            return ""
+        if self.stack:
+            return "spills, without a reason"
+        if self.programs_per_sm < 2:
+            return "one program per SM, without a reason"
+        return ""
+
+
+# --- compiling instead of launching ---------------------------------------------------------------
+
+
+class _Driver:
+    """Stands in for the CUDA driver as far as compiling goes."""
+
+    def __init__(self, architecture: str) -> None:
+        self._target = GPUTarget("cuda", int(architecture.removeprefix("sm_")), 32)
+
+    def get_current_device(self) -> str:
+        return f"sm_{self._target.arch}"  # the key of Triton's cache: one per architecture
+
+    def get_current_stream(self, device: object) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+
+@contextmanager
+def _compiling(kernel: JITFunction, key: launch.Key, entry: launch.Launch) -> Iterator[list[Any]]:
+    """Inside, a launch of `kernel` compiles it with `entry`, into the list; others do nothing."""
+    compiled: list[Any] = []
+
+    def compile_only(launched: JITFunction, grid: object) -> Callable[..., None]:
+        def call(*args: object, **kwargs: object) -> None:
+            if launched is kernel:
+                compiled.append(kernel.warmup(*args, grid=grid, **kwargs))
+
+        return call
+
+    # Nothing puts the driver back: where there is no card there is none, and this process is ours.
+    triton.runtime.driver.set_active(_Driver(key.architecture))
+    with (
+        mock.patch.object(JITFunction, "__getitem__", compile_only),
+        mock.patch.object(launch, "architecture", return_value=key.architecture),
+        mock.patch.dict(launch.TABLE, {key: entry}),
+    ):
+        yield compiled
+
+
+def _call(op: str, size: int, dtype: torch.dtype) -> tuple[JITFunction, Callable[[], object]]:
+    """The kernel of `op`, and a call of its launcher, as a GPT makes it, for the class `size`."""
+    B, T, n_head = 2, 256, 2
+    qkv = torch.empty(B, T, 3 * n_head * max(size, 16), dtype=dtype)
+    y = torch.empty(B, T, qkv.size(2) // 3, dtype=dtype)
+    lse = torch.empty(B, n_head, T)
+    rows, width = torch.empty(T, max(size, 1), dtype=dtype), torch.empty(max(size, 1))
+    residual, stats = rows.float(), torch.empty(T)  # the residual stream stays fp32 under autocast
+    wide, bias = torch.empty(T, 3072, dtype=dtype), torch.empty(3072)
+
+    def attention_backward() -> object:
+        return attention._attention_backward(y, qkv, y, lse, n_head)
+
+    def layer_norm_backward() -> object:
+        return layer_norm._layer_norm_backward(rows, residual, residual, width, stats, stats, True)
+
+    calls: dict[str, tuple[JITFunction, Callable[[], object]]] = {
+        "attention_forward": (
+            attention._forward_kernel,
+            lambda: attention._attention(qkv, n_head),
+        ),
+        "attention_delta": (attention._delta_kernel, attention_backward),
+        "attention_dkdv": (attention._dkdv_kernel, attention_backward),
+        "attention_dq": (attention._dq_kernel, attention_backward),
+        "decode_attention": (
+            decode_attention._kernel,
+            lambda: decode_attention._decode_attention(y[:, :1], y, y, n_head),
+        ),
+        "layer_norm_forward": (
+            layer_norm._forward_kernel,
+            lambda: layer_norm._add_layer_norm(rows, residual, width, width, 1e-5),
+        ),
+        "layer_norm_backward": (layer_norm._backward_kernel, layer_norm_backward),
+        "gelu_forward": (gelu._forward_kernel, lambda: gelu._gelu(wide, bias, "tanh")),
+        "gelu_backward": (
+            gelu._backward_kernel,
+            lambda: gelu._gelu_backward(wide, wide, bias, "tanh"),
+        ),
+    }
+    return calls[op]
+
+
+def compile_entry(key: launch.Key, entry: launch.Launch, dtype: str) -> Result:
+    """Compile one entry for its architecture and read what the code uses."""
+    kernel, call = _call(key.op, key.size, getattr(torch, dtype))
+    with _compiling(kernel, key, entry) as compiled:
+        call()
+    (binary,) = compiled
+    registers, stack = _resources(binary.asm["cubin"])
+    return Result(key, entry, dtype, registers, stack, binary.metadata.shared)
+
+
+def _resources(cubin: bytes) -> tuple[int, int]:
+    """(registers per thread, bytes of stack per thread) of the one kernel in a cubin."""
+    cuobjdump = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run(
+            [cuobjdump, "-res-usage", file.name], check=True, capture_output=True, text=True
+        ).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", text)
+    if found is None:
+        raise RuntimeError(f"cuobjdump printed no resource usage:\n{text}")
+    return int(found[1]), int(found[2])
+
+
+# --- report ---------------------------------------------------------------------------------------
+
+
+def report(jobs: list[tuple[launch.Key, launch.Launch, str]], workers: int = 2) -> list[Result]:
+    """Compile every job, over several processes."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+        return list(pool.map(compile_entry, *zip(*jobs, strict=True)))
+
+
+def jobs_for(arch: str = "", op: str = "", dtype: str = "") -> list[tuple[Any, Any, str]]:
+    """The table's entries, each with the dtypes it serves; an empty argument takes all.
+
+    Args:
+        arch: an architecture.
+        op: how the name of the operator begins.
+        dtype: a dtype.
+    """
+    return [
+        (key, entry, name)
+        for key, entry in launch.TABLE.items()
+        for name in DTYPES[key.bits]
+        if key.architecture.startswith(arch) and key.op.startswith(op) and name.startswith(dtype)
+    ]
+
+
+def _print(results: list[Result]) -> None:
+    table = Table(title="launch table, compiled ahead of time")
+    for column in ("entry", "dtype", "tile", "warps", "stages"):
+        table.add_column(column)
+    for column in ("registers", "stack B", "shared B", "programs/SM"):
+        table.add_column(column, justify="right")
+    table.add_column("note")
+    for result in results:
+        entry, note = result.launch, f"[red]{result.fault}[/]" if result.fault else ""
+        cells = (
+            f"{result.key.architecture} {result.key.op} {result.key.size or ''}", result.dtype,
+            f"{entry.rows}×{entry.columns}", entry.num_warps, entry.num_stages,
+            result.registers, result.stack, result.shared, result.programs_per_sm,
+        )  # fmt: skip
+        table.add_row(*map(str, cells), note or entry.reason)
+    Console(width=160 if not sys.stdout.isatty() else None).print(table)
+
+
+def main(arch: str = "", op: str = "", dtype: str = "", workers: int = 2) -> int:
+    """Compile the launch table for its cards and print what each entry uses.
+
+    Args:
+        arch: only this architecture: sm_80, sm_89 or sm_90.
+        op: only operators whose name begins so.
+        dtype: only this dtype.
+        workers: processes that compile.
+    """
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        print("TRITON_INTERPRET=1 replaces the compiler; unset it for this report", file=sys.stderr)
+        return 2
+    jobs = jobs_for(arch, op, dtype)
+    if not jobs:
+        print(f"no entry of the launch table fits {arch=} {op=} {dtype=}", file=sys.stderr)
+        return 2
+    results = report(jobs, workers)
+    _print(results)
+    faults = sum(bool(result.fault) for result in results)
+    print(f"{len(results)} entries, {faults} with a fault; triton {triton.__version__}")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(tyro.cli(main))

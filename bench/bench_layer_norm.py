@@ -1,0 +1,104 @@
+"""LayerNorm and residual add + LayerNorm beside the speed of memory.
+
+Run: ``python bench/bench_layer_norm.py``, or
+``python -m pytest --benchmark-enable bench/bench_layer_norm.py``.
+
+The rate counts what must be read and written: activations and their gradients. Liger-Kernel is
+measured where it is installed, and has no add + LayerNorm.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import common
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pygpt import ops
+
+ROWS = 16_384
+WIDTHS = (384, 768, 1600)
+DTYPE = torch.bfloat16
+
+# Activations that each call moves, in tensors of (ROWS, width).
+TRAFFIC = {
+    "layer_norm": {"forward": 2, "backward": 3, "both": 5},  # x, y; dy, x, dx
+    "add_layer_norm": {"forward": 4, "backward": 4, "both": 8},  # and the sum and its gradient
+}
+
+
+def _implementation(op: str, impl: str) -> Callable[..., Any]:
+    def eager_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.layer_norm(x, weight.shape, weight, bias)
+
+    def eager_add(
+        x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        summed = x + residual
+        return F.layer_norm(summed, weight.shape, weight, bias), summed
+
+    def triton_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return ops.layer_norm(x, weight, bias, impl="triton")
+
+    def triton_add(
+        x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return ops.add_layer_norm(x, residual, weight, bias, impl="triton")
+
+    def liger_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        from liger_kernel.ops.layer_norm import LigerLayerNormFunction
+
+        y: Tensor = LigerLayerNormFunction.apply(x, weight, bias, 1e-5)
+        return y
+
+    eager = eager_norm if op == "layer_norm" else eager_add
+    if impl == "torch.compile":
+        return common.compiled(eager)
+    triton = triton_norm if op == "layer_norm" else triton_add
+    return {"triton": triton, "eager": eager, "liger": liger_norm}[impl]
+
+
+def _impls(op: str) -> tuple[str, ...]:
+    has_liger = op == "layer_norm" and importlib.util.find_spec("liger_kernel") is not None
+    return ("triton", "eager", "torch.compile", *(("liger",) if has_liger else ()))
+
+
+def _make(op: str, impl: str, direction: str, width: int) -> common.Call:
+    activations = 1 if op == "layer_norm" else 2
+    inputs = [
+        *torch.randn(activations, ROWS, width, device=common.DEVICE, dtype=DTYPE),
+        *torch.randn(2, width, device=common.DEVICE, dtype=DTYPE),
+    ]
+    return common.training_call(_implementation(op, impl), inputs, direction)
+
+
+def cases() -> Iterator[common.Case]:
+    """Every operator, width, direction and implementation."""
+    for op, traffic in TRAFFIC.items():
+        for width in WIDTHS:
+            for direction in common.DIRECTIONS:
+                for impl in _impls(op):
+                    yield common.Case(
+                        op=op,
+                        direction=direction,
+                        impl=impl,
+                        shape=f"{ROWS}×{width}",
+                        make=lambda o=op, i=impl, d=direction, w=width: _make(o, i, d, w),
+                        bytes=traffic[direction] * ROWS * width * DTYPE.itemsize,
+                    )
+
+
+@pytest.mark.parametrize("case", cases(), ids=str)
+def test_layer_norm(benchmark: Any, case: common.Case) -> None:
+    """One case under pytest-benchmark."""
+    common.run_in_pytest(benchmark, case)
+
+
+if __name__ == "__main__":
+    sys.exit(common.main("layer_norm", list(cases())))

@@ -1,0 +1,109 @@
+"""How a kernel is held to its eager twin: by the twin's own error against an fp64 truth.
+
+A kernel passes when its largest error is at most twice that of eager PyTorch in the same dtype,
+plus 1e-5 (gradients: three times). Both are measured against the eager op in fp64 on the
+same, already rounded, inputs and upstream gradients.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+# bf16 arithmetic is wrong in Triton's interpreter, so on a CPU kernels are tested in the other two.
+DTYPES = (torch.float32, torch.float16)
+GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+MAP_NORESERVE = 0x4000  # Linux's; the mmap module names it from Python 3.13 on
+
+
+def gpu(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test that only a card can run."""
+    skip = pytest.mark.skipif(not torch.cuda.is_available(), reason="waits for a CUDA device")
+    return pytest.mark.gpu(skip(test))
+
+
+Op = Callable[..., Any]
+
+
+def check_parity(kernel: Op, eager: Op, inputs: Sequence[Tensor | None]) -> None:
+    """Compare outputs and the gradients of all inputs; and `kernel` with itself, bit for bit.
+
+    Args:
+        kernel: the implementation under test.
+        eager: its twin; run in the inputs' dtypes, and in fp64 for the truth.
+        inputs: operands in order, None where an optional one is absent.
+    """
+    with torch.no_grad():
+        outputs = _as_tuple(eager(*inputs))
+    upstream = [torch.randn_like(y, memory_format=torch.contiguous_format) for y in outputs]
+    wide = [None if x is None else x.double() for x in inputs]
+
+    got = _run(kernel, inputs, upstream)
+    again = _run(kernel, inputs, upstream)
+    baseline = _run(eager, inputs, upstream)
+    truth = _run(eager, wide, [dy.double() for dy in upstream])
+
+    for i, (result, repeated, twin, exact) in enumerate(
+        zip(got, again, baseline, truth, strict=True)
+    ):
+        is_output = i < len(outputs)
+        name = f"output {i}" if is_output else f"gradient {i - len(outputs)}"
+        assert result.dtype == twin.dtype, f"{name} is {result.dtype}, eager's is {twin.dtype}"
+        assert result.shape == twin.shape, f"{name} is {result.shape}, eager's is {twin.shape}"
+        assert torch.equal(result, repeated), f"{name}: the same call twice gave other bits"
+        assert_close_as_eager(result, twin, exact, 2.0 if is_output else 3.0, name)
+
+
+def assert_close_as_eager(
+    result: Tensor, twin: Tensor, exact: Tensor, factor: float, name: str = "result"
+) -> None:
+    """Fail unless max|result - exact| ≤ factor·max|twin - exact| + 1e-5; NaN fails."""
+    error, allowed = _max_error(result, exact), factor * _max_error(twin, exact) + 1e-5
+    assert error <= allowed, f"{name}: error {error:.3e}, allowed {allowed:.3e}"
+
+
+def _max_error(result: Tensor, exact: Tensor) -> float:
+    if result.numel() == 0:
+        return 0.0
+    error = (result.double() - exact).abs().max().item()
+    return math.inf if math.isnan(error) else error
+
+
+def _run(op: Op, inputs: Sequence[Tensor | None], upstream: Sequence[Tensor]) -> list[Tensor]:
+    """The outputs of `op`, then the gradients of its inputs."""
+    leaves = [None if x is None else x.detach().requires_grad_() for x in inputs]
+    outputs = _as_tuple(op(*leaves))
+    wanted = [x for x in leaves if x is not None]
+    gradients = torch.autograd.grad(outputs, wanted, list(upstream))
+    return [*(y.detach() for y in outputs), *gradients]
+
+
+def _as_tuple(outputs: Any) -> tuple[Tensor, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def far_apart(rows: Tensor, stride: int) -> Tensor:
+    """A copy of `rows` (n, C) whose rows lie `stride` elements apart; for offsets past 2³¹.
+
+    The memory is reserved, not filled: only the pages that are touched exist. There is as much of
+    it before the first row as behind, so that an offset that wraps to a negative one reads zeros
+    and the test fails, where it would crash.
+    """
+    n, width = rows.shape
+    half = n * stride
+    size = 2 * half * rows.element_size()
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+    flat = torch.frombuffer(memory, dtype=rows.dtype)
+    view = flat.as_strided((n, width), (stride, 1), half)
+    view.copy_(rows)
+    return view

@@ -1,0 +1,204 @@
+"""Choosing an implementation, what an op refuses, and the ops under torch.compile."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pygpt import ops
+from pygpt.config import GPTConfig
+from pygpt.errors import InputError
+from pygpt.model import GPT
+from tests.parity import DEVICE, assert_close_as_eager
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda")
+KERNELS = "attention=triton,layer_norm=triton,gelu=triton,linear_cross_entropy=eager"
+
+
+@pytest.fixture(autouse=True)
+def _fresh(seed: int) -> None:
+    torch.manual_seed(seed)
+
+
+# --- selection ------------------------------------------------------------------------------------
+
+
+def test_parse_one_for_all_and_op_by_op() -> None:
+    assert ops.Implementations.parse("eager") == ops.Implementations(*["eager"] * 4)
+    mixed = ops.Implementations.parse("attention=eager, layer_norm=triton")
+    assert mixed == ops.Implementations(attention="eager", layer_norm="triton")
+    assert ops.Implementations.parse(str(mixed)) == mixed
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("atention=eager", "no op 'atention'; the ops are attention, layer_norm"),
+        ("cuda", "'cuda' is none of auto, eager, triton, native"),
+        ("gelu=", "'' is none of"),
+        ("", "'' is none of"),
+    ],
+)
+def test_parse_refuses(spec: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ops.Implementations.parse(spec)
+
+
+@pytest.mark.parametrize("op", ["attention", "layer_norm", "gelu"])
+def test_auto_is_triton_on_a_card_and_eager_elsewhere(op: str) -> None:
+    assert ops.select(op, "auto", CUDA) == "triton"
+    assert ops.select(op, "auto", torch.device("mps")) == "eager"
+
+
+def test_triton_on_a_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert ops.select("gelu", "triton", CPU) == "triton"
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.raises(InputError, match="needs a CUDA device and the device is cpu; take impl="):
+        ops.select("gelu", "triton", CPU)
+
+
+def test_unknown_implementation_is_refused() -> None:
+    with pytest.raises(InputError, match="attention has no implementation 'native'; it has auto"):
+        ops.select("attention", "native", CPU)
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+
+def _ones(*shape: int) -> Tensor:
+    return torch.ones(shape, device=DEVICE)
+
+
+@pytest.mark.parametrize("impl", ["eager", "triton"])
+def test_wrong_shapes_are_refused(impl: str) -> None:
+    with pytest.raises(ValueError, match=r"qkv must be \(B, T, 3·C\), got \(2, 96\)"):
+        ops.attention(_ones(2, 96), 2, impl=impl)
+    with pytest.raises(ValueError, match="100 is not 3 × 2 heads"):
+        ops.attention(_ones(1, 2, 100), 2, impl=impl)
+    with pytest.raises(ValueError, match=r"q is \(B, 1, C\), got \(1, 2, 32\)"):
+        ops.decode_attention(_ones(1, 2, 32), _ones(1, 4, 32), _ones(1, 4, 32), 2, impl=impl)
+    with pytest.raises(ValueError, match="don't fit q"):
+        ops.decode_attention(_ones(1, 1, 32), _ones(1, 4, 16), _ones(1, 4, 16), 2, impl=impl)
+    with pytest.raises(ValueError, match=r"layer_norm: weight \(5,\) must be \(4,\)"):
+        ops.layer_norm(_ones(2, 4), _ones(5), impl=impl)
+    with pytest.raises(ValueError, match=r"layer_norm: bias \(1, 4\) must be \(4,\)"):
+        ops.layer_norm(_ones(2, 4), _ones(4), _ones(1, 4), impl=impl)
+    with pytest.raises(ValueError, match="x must be .*, got a scalar"):
+        ops.layer_norm(torch.ones((), device=DEVICE), _ones(1), impl=impl)
+    with pytest.raises(ValueError, match=r"x \(2, 4\) and residual \(1, 4\) differ"):
+        ops.add_layer_norm(_ones(2, 4), _ones(1, 4), _ones(4), impl=impl)
+    with pytest.raises(ValueError, match=r"gelu: bias \(3,\) must be \(4,\)"):
+        ops.gelu(_ones(2, 4), _ones(3), impl=impl)
+    with pytest.raises(ValueError, match="approximate='erf', not 'tanh'/'none'"):
+        ops.gelu(_ones(2, 4), approximate="erf", impl=impl)
+
+
+def test_mixed_devices_are_refused() -> None:
+    elsewhere = torch.ones(4, device="meta")
+    with pytest.raises(ValueError, match="layer_norm: operands are on different devices"):
+        ops.layer_norm(_ones(2, 4), elsewhere, impl="eager")
+    with pytest.raises(ValueError, match="gelu: operands are on different devices"):
+        ops.gelu(_ones(2, 4), elsewhere, impl="eager")
+
+
+def test_dtypes_that_no_kernel_takes_are_refused() -> None:
+    with pytest.raises(ValueError, match="qkv is torch.float64 and the Triton kernel takes"):
+        ops.attention(_ones(1, 2, 96).double(), 2, impl="triton")
+    with pytest.raises(ValueError, match="weight is torch.float64 and the Triton kernel takes"):
+        ops.layer_norm(_ones(2, 4), _ones(4).double(), impl="triton")
+    with pytest.raises(ValueError, match="x is torch.int64 and the Triton kernel takes"):
+        ops.gelu(_ones(2, 4).long(), impl="triton")
+    q = _ones(1, 1, 32)
+    with pytest.raises(ValueError, match="q, k and v are .* they must agree"):
+        ops.decode_attention(q, q.half(), q.half(), 2, impl="triton")
+
+
+def test_second_derivative_is_refused() -> None:
+    x = torch.randn(2, 96, device=DEVICE, requires_grad=True)
+    calls = {
+        "attention": lambda: ops.attention(x[None], 2, impl="triton"),
+        "layer_norm": lambda: ops.layer_norm(x, _ones(96), impl="triton"),
+        "gelu": lambda: ops.gelu(x, impl="triton"),
+    }
+    for op, call in calls.items():
+        (gradient,) = torch.autograd.grad(call().sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError, match=f"{op}: the Triton kernel has no second derivative"):
+            gradient.sum().backward()
+
+
+def test_dropout_runs_eager_with_one_notice(caplog: pytest.LogCaptureFixture) -> None:
+    ops._warn_once.cache_clear()
+    qkv = torch.randn(1, 8, 96, device=DEVICE)
+    with caplog.at_level(logging.WARNING, "pygpt"):
+        for _ in range(2):
+            torch.manual_seed(0)
+            dropped = ops.attention(qkv, 2, dropout=0.5, impl="triton")
+    assert [record.message for record in caplog.records] == [
+        "attention: dropout > 0 has no Triton kernel; it runs as impl='eager'"
+    ]
+    torch.manual_seed(0)
+    assert torch.equal(dropped, ops.attention(qkv, 2, dropout=0.5, impl="eager"))
+
+
+# --- a whole model --------------------------------------------------------------------------------
+
+
+def _model(impl: str) -> GPT:
+    torch.manual_seed(0)  # equal weights, whatever the implementation
+    config = GPTConfig(vocab_size=50, block_size=20, n_layer=6, n_head=2, n_embd=32)
+    return GPT(config, impl).to(DEVICE)
+
+
+def _step(model: nn.Module, idx: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor]]:
+    logits, loss = model(idx, targets)
+    loss.backward()
+    gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    return logits.detach(), [loss.detach(), *gradients]
+
+
+def test_whole_model_and_ten_steps_agree_with_eager() -> None:
+    """6 layers at an odd T: logits, loss and every gradient; then the loss after 10 steps."""
+    idx, targets = torch.randint(50, (2, 1, 17), device=DEVICE)
+    kernels, eager, exact = _model(KERNELS), _model("eager"), _model("eager").double()
+    assert kernels.impl.attention == "triton"
+    results = [_step(model, idx, targets) for model in (kernels, eager, exact)]
+    assert_close_as_eager(*(logits for logits, _ in results), 2.0, "logits")
+    for i, tensors in enumerate(zip(*(rest for _, rest in results), strict=True)):
+        assert_close_as_eager(*tensors, 3.0, f"loss and gradients, number {i}")
+
+    losses = []
+    for model in (kernels, eager, exact):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, eps=1e-6)
+        for _ in range(10):
+            model(idx, targets)[1].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        losses.append(model(idx, targets)[1].detach())
+    assert_close_as_eager(*losses, 3.0, "loss after 10 steps")
+    assert losses[0] < results[0][1][0] - 0.5, "ten steps on one batch did not lower the loss"
+
+
+def test_whole_model_compiles_without_a_graph_break() -> None:
+    idx, targets = torch.randint(50, (2, 1, 9), device=DEVICE)
+    model = _model(KERNELS)
+    plain = _step(model, idx, targets)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    got = _step(compiled, idx, targets)
+    for a, b in zip((plain[0], *plain[1]), (got[0], *got[1]), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_compiled_attention_with_dropout_has_no_graph_break() -> None:
+    qkv = torch.randn(1, 8, 96, device=DEVICE)
+    compiled = torch.compile(
+        lambda qkv: ops.attention(qkv, 2, dropout=0.5, impl="triton"),
+        fullgraph=True,
+        backend="eager",
+    )
+    assert compiled(qkv).shape == (1, 8, 32)
