@@ -103,7 +103,6 @@ PYBIND11_MODULE(_C, m) {
              py::arg("shards"), py::arg("batch_size"), py::arg("block_size"), py::kw_only(),
              py::arg("seed"), py::arg("rank"), py::arg("world_size"), py::arg("sampling"))
         .def_property_readonly("tokens_per_epoch", &BatchSampler::tokens_per_epoch)
-        .def("window_starts", &BatchSampler::window_starts, py::arg("step"))
         .def("fill", &fill_arrays, py::arg("step"), py::arg("inputs"), py::arg("targets"),
              py::arg("read_ahead"));
 }

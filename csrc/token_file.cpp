@@ -146,6 +146,10 @@ void with_ids(const TokenFile& file, std::int64_t first, Use use) {
     }
 }
 
+constexpr std::int64_t cache_line_bytes = 64;
+// Beyond this the processor has seen the row it is in and fetches ahead by itself.
+constexpr std::int64_t prefetch_bytes = 4096;
+
 struct Pages {
     char* begin;
     std::size_t bytes;
@@ -203,6 +207,9 @@ TokenFile::TokenFile(const std::string& path, IdType raw_type) : path_(path) {
         map_ = nullptr;
         throw InputError(system_error(path, "map it"));
     }
+    // Windows lie anywhere, and reading around each one is wasted: on a cold 1.4 GB file it made the
+    // slowest of 150 batches take 70 to 90 ms, without it 1 to 5 ms (12 × 1,024, read ahead).
+    ::madvise(map_, static_cast<std::size_t>(map_bytes_), MADV_RANDOM);
     try {
         interpret(raw_type);
         if (n_tokens_ == 0) throw InputError(path_ + " holds no tokens; prepare the dataset again");
@@ -382,6 +389,19 @@ void TokenShards::advise(std::int64_t start, std::int64_t length) const {
                    [](const TokenFile& file, std::int64_t first, std::int64_t count, std::int64_t) {
                        const Pages pages = pages_of(file, first, count);
                        ::madvise(pages.begin, pages.bytes, MADV_WILLNEED);  // only advice
+                   });
+}
+
+void TokenShards::prefetch(std::int64_t start, std::int64_t length) const {
+    for_each_piece(start, length,
+                   [](const TokenFile& file, std::int64_t first, std::int64_t count, std::int64_t) {
+                       const char* ids = static_cast<const char*>(file.ids());
+                       const std::int64_t from = first * width(file.id_type());
+                       const std::int64_t to = (first + count) * width(file.id_type());
+                       for (std::int64_t at = from; at < std::min(to, from + prefetch_bytes);
+                            at += cache_line_bytes) {
+                           __builtin_prefetch(ids + at);
+                       }
                    });
 }
 
