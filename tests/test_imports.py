@@ -12,14 +12,24 @@ MODULES = sorted((ROOT / "pygpt").glob("*.py")) + sorted((ROOT / "kernels").glob
 # if it is no command.
 LAYERS = [
     {"errors"},
-    {"dataset_json", "config"},
+    {"dataset_json", "config", "cli"},
     {"kernels", "_C"},
     {"linear_cross_entropy", "cpu_ops"},
     {"ops", "tokenizer"},
-    {"model", "data", "dataset_writer", "hardware"},
-    {"corpus", "generate", "evaluation", "optim", "pretrained", "checkpoint", "run", "memory"},
+    {"model", "shard_scan", "data", "hardware"},
+    {
+        "corpus",
+        "dataset_writer",
+        "generate",
+        "evaluation",
+        "optim",
+        "pretrained",
+        "checkpoint",
+        "run",
+        "memory",
+    },
     {"trainer"},
-    {"cli"},
+    {"display"},
     {"train", "eval", "sample", "prepare", "tune"},
 ]
 COMMANDS = LAYERS[-1]
