@@ -85,7 +85,7 @@ def cross_entropy_rows(
 
 
 def accumulate(total: Tensor, addend: Tensor, *, level: str = "") -> None:
-    """total += addend, for an fp32 total and a bf16 addend of the same shape, both contiguous.
+    """Total += addend, for an fp32 total and a bf16 addend of the same shape, both contiguous.
 
     Four times as fast as PyTorch's add of two dtypes.
 

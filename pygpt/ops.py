@@ -395,8 +395,8 @@ def linear_cross_entropy(  # type: ignore[misc]  # its overloads say **options f
     """The head and its loss: cross-entropy of softmax(x·weightᵀ) against the targets, in nats.
 
     The triton and native implementations never hold the (M, V) logits and compute the gradients
-    with the loss: see `pygpt.linear_cross_entropy`. They take fp32 and bf16, triton fp16 too; "auto"
-    is eager for other dtypes. A second backward through one loss is an error there.
+    with the loss: see `pygpt.linear_cross_entropy`. They take fp32 and bf16, triton fp16 too, and
+    "auto" is eager for other dtypes. A second backward through one loss is an error there.
 
     Args:
         x: (M, C), the final hidden states.
@@ -464,7 +464,7 @@ def _gemm_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
         return torch.get_autocast_dtype(x.device.type)
     _check(
         x.dtype == weight.dtype,
-        f"linear_cross_entropy: x is {x.dtype} and weight {weight.dtype}; cast one, or use autocast",
+        f"linear_cross_entropy: x is {x.dtype} and weight {weight.dtype}; cast one or use autocast",
     )
     return x.dtype
 

@@ -35,7 +35,7 @@ def _rows(
 
 
 def _eager(logits: Tensor, targets: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, lse and gradient in `dtype`, the gradient rounded to the logits' dtype if it is lower."""
+    """Loss, lse and gradient in `dtype`; the gradient, unless of fp64, in the logits' dtype."""
     leaf = logits.to(dtype).requires_grad_()
     lse = leaf.logsumexp(dim=1)
     loss = F.cross_entropy(leaf, targets, reduction="none", label_smoothing=0.1)

@@ -201,7 +201,7 @@ def _row_kernel(impl: str) -> Callable[..., None]:
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # inf - inf is meant
 @cases
 def test_nan_and_infinity(impl: str, dtype: torch.dtype) -> None:
-    """Row 0: a NaN; row 1: an inf; row 2: -inf in places and a whole block of them; row 3: plain."""
+    """Row 0: a NaN; row 1: an inf; row 2: -inf, a whole block of them and more; row 3: plain."""
     logits = torch.randn(4, 5000, device=DEVICE)
     logits[0, 4321] = float("nan")
     logits[1, 17] = float("inf")
@@ -250,7 +250,7 @@ def test_wrong_inputs() -> None:
         loss(x, weight, targets.int())
     with pytest.raises(ValueError, match="reduction='average'"):
         loss(x, weight, targets, reduction="average")
-    with pytest.raises(ValueError, match="cast one, or use autocast"):
+    with pytest.raises(ValueError, match="cast one or use autocast"):
         loss(x.bfloat16(), weight, targets)
     for impl in IMPLS:
         with pytest.raises(ValueError, match=f"impl='{impl}' takes .* not torch.float64"):
