@@ -37,7 +37,7 @@ class Launch:
     rows: int
     """Rows of the tile: queries in attention, positions in the other operators."""
     columns: int
-    """Columns of the tile: keys in attention, channels in the other operators."""
+    """Columns of the tile: keys in attention, ids in cross-entropy, channels in the others."""
     num_warps: int
     num_stages: int = 1
     """Depth of the software pipeline over the loop's loads."""
@@ -122,6 +122,7 @@ def _row_entries() -> dict[Key, Launch]:
                 )
             table[Key(arch, "gelu_forward", 0, bits)] = Launch(8, 256, 4)
             table[Key(arch, "gelu_backward", 0, bits)] = Launch(8, 256, 4, programs=256)
+            table[Key(arch, "cross_entropy", 0, bits)] = Launch(1, 4096, 8)
     return table
 
 
