@@ -120,8 +120,8 @@ def load_training(
     loaded, stored_tokenizer = pretrained.load(path)
     if stored_tokenizer != tokenizer:
         raise InputError(
-            f"{path} was trained on ids of the tokenizer {stored_tokenizer.name!r}, and the dataset "
-            f"holds ids of {tokenizer.name!r}; give the --data it was trained on"
+            f"{path} was trained on ids of the tokenizer {stored_tokenizer.name!r}, and the "
+            f"dataset holds ids of {tokenizer.name!r}; give the --data it was trained on"
         )
     if loaded.config != dataclasses.replace(model.config, dropout=loaded.config.dropout):
         raise InputError(f"{path} holds {loaded.config}, and this run trains {model.config}")
