@@ -83,16 +83,20 @@ def time_call(call: Call, budget_ms: float = 50.0) -> Timing:
 
 
 def _one_call(call: Call, flush: Tensor) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start, end = _timing_event(), _timing_event()
     flush.zero_()
     # About half a millisecond of idling on the card, in which Python launches the call: what is
     # timed is the card alone.
-    torch.cuda._sleep(1_000_000)
+    torch.cuda._sleep(1_000_000)  # type: ignore[no-untyped-call]
     start.record()
     call()
     end.record()
     end.synchronize()
     return float(start.elapsed_time(end))
+
+
+def _timing_event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 def peak_megabytes(call: Call) -> float:
@@ -173,7 +177,7 @@ def main(name: str, cases: Sequence[Case]) -> int:
 def _measure(case: Case, limits: Limits) -> dict[str, Any]:
     call = case.make()
     timing = time_call(call)
-    row = {
+    row: dict[str, Any] = {
         "op": case.op,
         "direction": case.direction,
         "shape": case.shape,

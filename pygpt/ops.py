@@ -192,7 +192,8 @@ def _attention_eager(qkv: Tensor, n_head: int, dropout: float) -> Tensor:
     return _merge_heads(y)
 
 
-@torch.compiler.assume_constant_result  # runs while torch.compile traces, not in the graph
+# Runs while torch.compile traces, not in the graph.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _notice_dropout() -> None:
     _warn_once("attention: dropout > 0 has no Triton kernel; it runs as impl='eager'")
 

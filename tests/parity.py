@@ -29,7 +29,8 @@ MAP_NORESERVE = 0x4000  # Linux's; the mmap module names it from Python 3.13 on
 def gpu(test: Callable[..., None]) -> Callable[..., None]:
     """Mark a test that only a card can run."""
     skip = pytest.mark.skipif(not torch.cuda.is_available(), reason="waits for a CUDA device")
-    return pytest.mark.gpu(skip(test))
+    marked: Callable[..., None] = pytest.mark.gpu(skip(test))
+    return marked
 
 
 Op = Callable[..., Any]
