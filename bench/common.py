@@ -72,8 +72,8 @@ class Limits:
 
 def time_call(call: Call, budget_ms: float = 50.0) -> Timing:
     """Time single calls until they add up to about `budget_ms`, 10 to 200 of them."""
-    flush = torch.empty(4 * torch.cuda.get_device_properties(0).L2_cache_size, dtype=torch.int8)
-    flush = flush.to(DEVICE)
+    cache = torch.cuda.get_device_properties(0).L2_cache_size
+    flush = torch.empty(4 * cache, dtype=torch.int8, device=DEVICE)
     for _ in range(3):  # compiles, and gives the first estimate
         estimate = _one_call(call, flush)
     calls = max(10, min(200, int(budget_ms / max(estimate, 1e-3))))
@@ -156,10 +156,16 @@ def compiled(op: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def main(name: str, cases: Sequence[Case]) -> int:
-    """Measure every case, print a table, write JSON and a plot; the exit status."""
+    """Measure every case, print a table, write JSON and a plot; 2 where there is no card."""
     if not torch.cuda.is_available():
         print(f"{name} measures a CUDA device and this machine has none", file=sys.stderr)
         return 2
+    measure(name, cases)
+    return 0
+
+
+def measure(name: str, cases: Sequence[Case]) -> None:
+    """What `main` does once there is a card."""
     limits = measure_limits()
     rows = [_measure(case, limits) for case in cases]
     machine = describe_machine()
@@ -171,7 +177,6 @@ def main(name: str, cases: Sequence[Case]) -> int:
     path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     _plot(name, machine, rows, path.with_suffix(".png"))
     print(f"wrote {path}")
-    return 0
 
 
 def _measure(case: Case, limits: Limits) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from pygpt.kernels import launch
 
 ROOT = Path(__file__).parent.parent
@@ -24,7 +23,11 @@ sys.path.insert(0, sys.argv[1])
 import aot_report
 if __name__ == "__main__":
     wanted = [tuple(job) for job in json.loads(sys.argv[2])]
-    jobs = [j for j in aot_report.jobs_for() if (j[0].architecture, j[0].op, j[0].size, j[2]) in wanted]
+    jobs = [
+        (key, entry, dtype)
+        for key, entry, dtype in aot_report.jobs_for()
+        if (key.architecture, key.op, key.size, dtype) in wanted
+    ]
     assert len(jobs) == len(wanted), f"{len(wanted)} entries asked for, {len(jobs)} found"
     for result in aot_report.report(jobs):
         print(f"{result.key} {result.dtype}: {result.registers} registers", result.fault, sep="|")

@@ -79,6 +79,7 @@ def test_strided_inputs(dtype: torch.dtype) -> None:
     weight, bias = torch.randn(200, 2, device=DEVICE)[::2].t()
     _check_add(buffer[1:, 7:107], residual, weight, bias)
     _check(buffer[:1, :100].expand(4, 5, 100), weight, bias)
+    _check_add(buffer[:5, :100], buffer[:5, :100], weight, None)  # one tensor as both operands
 
 
 @pytest.mark.parametrize("shape", [(0, 384), (2, 0, 16)])
