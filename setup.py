@@ -22,7 +22,13 @@ class CMakeBuild(build_ext):
         # paths are handed over at every configure rather than left to CMake's cache.
         subprocess.run(
             [
-                "cmake", "-S", str(ROOT), "-B", str(build_dir), "-G", "Ninja",
+                "cmake",
+                "-S",
+                str(ROOT),
+                "-B",
+                str(build_dir),
+                "-G",
+                "Ninja",
                 "-DCMAKE_BUILD_TYPE=Release",
                 f"-DCMAKE_MAKE_PROGRAM={Path(ninja.BIN_DIR) / 'ninja'}",
                 f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",

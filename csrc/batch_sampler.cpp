@@ -1,6 +1,7 @@
 #include "batch_sampler.hpp"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -175,6 +176,7 @@ private:
     static constexpr std::int64_t nothing = -1;
 
     void run() {
+        give_way();
         std::unique_lock lock(mutex_);
         while (true) {
             wake_.wait(lock, [this] { return stop_ || requested_ != nothing; });
@@ -184,6 +186,15 @@ private:
             bring(step);
             lock.lock();
         }
+    }
+
+    // Has Linux not put this thread in the caller's place when it is woken: on a busy machine that
+    // made the caller wait 40 µs for every batch.
+    static void give_way() {
+#ifdef __linux__
+        const sched_param no_priority{};
+        ::pthread_setschedparam(::pthread_self(), SCHED_BATCH, &no_priority);
+#endif
     }
 
     // First all the advice, so that the disk has the whole batch in its queue, then the waiting.
@@ -255,8 +266,12 @@ std::vector<std::int64_t> BatchSampler::window_starts(std::int64_t step) const {
 }
 
 void BatchSampler::fill(std::int64_t step, std::int64_t* inputs, std::int64_t* targets) const {
-    for (const std::int64_t start : window_starts(step)) {
-        shards_->read_pair(start, options_.block_size, inputs, targets);
+    const auto starts = window_starts(step);
+    for (std::size_t row = 0; row < starts.size(); ++row) {
+        // Windows lie far apart, and without this every one begins by waiting for memory:
+        // 12 × 1,024 out of a 1.4 GB file take 8 µs with it and 13 µs without.
+        if (row + 1 < starts.size()) shards_->prefetch(starts[row + 1], options_.block_size + 1);
+        shards_->read_pair(starts[row], options_.block_size, inputs, targets);
         inputs += options_.block_size;
         targets += options_.block_size;
     }

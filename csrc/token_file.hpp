@@ -88,6 +88,9 @@ public:
     void read_pair(std::int64_t start, std::int64_t length, std::int64_t* inputs,
                    std::int64_t* targets) const;
 
+    // Asks the processor to bring the first ids from `start` on into its cache; returns at once.
+    void prefetch(std::int64_t start, std::int64_t length) const;
+
     // Asks the kernel to start reading the pages of ids [start, start + length); returns at once.
     void advise(std::int64_t start, std::int64_t length) const;
 

@@ -140,7 +140,9 @@ def read_state(path: Path) -> TrainerState:
     try:
         return TrainerState(**json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{file} is missing or damaged ({error}); use an older checkpoint") from error
+        raise InputError(
+            f"{file} is missing or damaged ({error}); use an older checkpoint"
+        ) from error
 
 
 def list_checkpoints(directory: Path) -> list[Path]:

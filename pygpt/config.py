@@ -9,9 +9,10 @@ import dataclasses
 import difflib
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import tomli_w
+import typeguard
 
 from pygpt.errors import InputError
 
@@ -214,7 +215,8 @@ def _divide(total: int, unit: int, unit_name: str) -> int:
         below = total - total % unit
         nearest = " or ".join(str(n) for n in (below, below + unit) if n)
         raise InputError(
-            f"batch_tokens={total} is not a multiple of {unit_name}; the nearest that are: {nearest}"
+            f"batch_tokens={total} is not a multiple of {unit_name}; "
+            f"the nearest that are: {nearest}"
         )
     return total // unit
 
@@ -292,30 +294,28 @@ def from_toml(path: Path, base: TrainConfig | None = None) -> TrainConfig:
         raise InputError(f"can't read the config {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid TOML: {error}") from error
-    types = {field.name: str(field.type) for field in dataclasses.fields(TrainConfig)}
+    hints = get_type_hints(TrainConfig)
     for name, value in values.items():
-        if name not in types:
-            raise InputError(f"{path}: no field {name!r}; {nearest(name, list(types))}")
-        values[name] = _from_toml_value(path, name, value, types[name])
+        if name not in hints:
+            raise InputError(f"{path}: no field {name!r}; {nearest(name, list(hints))}")
+        values[name] = _from_toml_value(path, name, value, hints[name])
     if base is None:
         base = from_preset(values["preset"]) if "preset" in values else TrainConfig()
     return dataclasses.replace(base, **values)
 
 
-def _from_toml_value(path: Path, name: str, value: Any, type_text: str) -> Any:
-    """Check one TOML value against a field's annotation, as written there."""
-    if "Path" in type_text and isinstance(value, str):
+def _from_toml_value(path: Path, name: str, value: Any, hint: Any) -> Any:
+    """Check one value against its field's type; TOML has no paths, and writes 1.0 as 1 too."""
+    if Path in get_args(hint) and isinstance(value, str):
         return Path(value)
-    if "float" in type_text and type(value) is int:
+    if hint is float and type(value) is int:
         return float(value)
-    if type_text.startswith("Literal") or "Literal" in type_text and isinstance(value, str):
-        choices = [text.strip('" ') for text in type_text.split("[")[1].rstrip("]").split(",")]
-        if value not in choices:
-            raise InputError(f"{path}: {name} = {value!r} is none of {', '.join(choices)}")
-        return value
-    if type(value).__name__ not in type_text.replace("|", " ").split():
-        raise InputError(f"{path}: {name} = {value!r} must be {type_text}")
-    return value
+    try:
+        if isinstance(value, bool) and hint is not bool:
+            raise typeguard.TypeCheckError("bool is not expected")
+        return typeguard.check_type(value, hint)
+    except typeguard.TypeCheckError as error:
+        raise InputError(f"{path}: {name} = {value!r} can't be used: {error}") from error
 
 
 def nearest(name: str, names: list[str]) -> str:

@@ -46,11 +46,11 @@ class Document:
     """Path below the corpus's folder, with slashes: what the split is drawn from."""
     encoding: str = "utf-8"
     start: int = 0
-    """First byte of the stretch in the file."""
-    n_bytes: int = 0
-    """UTF-8 bytes of its text."""
+    """The first byte of the stretch in the file."""
     stop: int | None = None
     """The byte behind the stretch; None for the file's end."""
+    n_bytes: int = 0
+    """UTF-8 bytes of its text; 0 until a corpus has measured it."""
 
     def blocks(self) -> Iterator[str]:
         """The text, in pieces of about BLOCK_BYTES whose ids, joined, are those of the whole.
@@ -160,17 +160,19 @@ class TextFiles:
         found: dict[Path, Document] = {}  # by resolved path
         named: set[Path] = set()
         for path in self.paths:
-            if path.is_file():
+            if os.path.isfile(path):  # unlike Path.is_file, False where one may not look
                 named.add(path)
                 found[path.resolve()] = Document(path, path.name)
-            elif path.is_dir():
+            elif os.path.isdir(path):
                 files, left_out = _walk(path, skip=lambda name: name.startswith("."))
                 _log_left_out("hidden, or no regular file", [p.name for p in left_out])
                 for file in files:
                     document = Document(file, file.relative_to(path).as_posix())
                     found.setdefault(file.resolve(), document)
             else:
-                raise InputError(f"there is no file or folder {path}; give text files, or folders")
+                raise InputError(
+                    f"there is no readable file or folder {path}; give text files, or folders"
+                )
         documents = sorted(found.values(), key=lambda document: document.path)
         skip_binary = {document.path for document in documents} - named
         return _inspect(documents, skip_binary, searched=self.paths)
@@ -212,7 +214,8 @@ def _cut(document: Document, val_fraction: float) -> tuple[Document, Document]:
     """
     val_bytes = max(round(document.n_bytes * val_fraction), 1)
     target = max(document.n_bytes - val_bytes, 0)
-    first = max(target - min(val_bytes, BLOCK_BYTES), 0)
+    # At least the 3 bytes that a character may have before its last.
+    first = max(target - max(min(val_bytes, BLOCK_BYTES), 3), 0)
     with document.path.open("rb") as file:
         file.seek(first)
         before = file.read(target - first + 1)  # up to the first byte of the validation text
@@ -251,7 +254,7 @@ def _walk(folder: Path, skip: Callable[[str], bool]) -> tuple[list[Path], list[P
         left_out += [Path(root, name) for name in folders if skip(name)]
         folders[:] = [name for name in folders if not skip(name)]
         for path in (Path(root, name) for name in names):
-            (left_out if skip(path.name) or not path.is_file() else files).append(path)
+            (left_out if skip(path.name) or not os.path.isfile(path) else files).append(path)
     return sorted(files), sorted(left_out)
 
 

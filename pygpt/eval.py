@@ -101,7 +101,9 @@ def _evaluate(model: GPT, dataset: TokenDataset, config: EvalConfig) -> Evaluati
             stride=config.stride,
             max_tokens=config.tokens,
             batch_size=config.batch_size,
-            autocast=torch.autocast(device.type, torch.bfloat16) if mixed else contextlib.nullcontext(),
+            autocast=torch.autocast(device.type, torch.bfloat16)
+            if mixed
+            else contextlib.nullcontext(),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
 

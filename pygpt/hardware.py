@@ -1,14 +1,16 @@
-"""What the machine can do: which device and number type to take, and the peak that MFU divides by."""
+"""What the machine can do: the device and number type to take, the peak that MFU divides by."""
 
 from __future__ import annotations
 
 import dataclasses
-import statistics
 import time
+from typing import Literal
 
 import torch
 
 from pygpt.errors import InputError
+
+DType = Literal["float32", "bfloat16"]
 
 # bf16 with fp32 accumulation, dense, TFLOP/s, from the vendor's data sheets. A longer name stands
 # before a shorter one that it contains.
@@ -53,11 +55,13 @@ def pick_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"device {name!r} can't be used here ({reason}); try auto or cpu") from error
+        raise InputError(
+            f"device {name!r} can't be used here ({reason}); try auto or cpu"
+        ) from error
     return device
 
 
-def pick_dtype(name: str, device: torch.device, width: int) -> torch.dtype:
+def pick_dtype(name: DType | Literal["auto"], device: torch.device, width: int) -> DType:
     """The type of GEMM inputs; "auto" measures on a CPU, and takes bfloat16 on a GPU that has it.
 
     Args:
@@ -66,13 +70,13 @@ def pick_dtype(name: str, device: torch.device, width: int) -> torch.dtype:
         width: n_embd, the size of the GEMMs to compare.
     """
     if name != "auto":
-        return torch.bfloat16 if name == "bfloat16" else torch.float32
+        return name
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
     # A CPU without bf16 instructions emulates them many times slower than fp32. The casts around
     # the GEMMs cost a little where it has them: a small lead does not pay.
     lead = gemm_rate(device, torch.bfloat16, width) / gemm_rate(device, torch.float32, width)
-    return torch.bfloat16 if lead > 1.3 else torch.float32
+    return "bfloat16" if lead > 1.3 else "float32"
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> Peak:
@@ -87,12 +91,15 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> Peak:
 
 
 def gemm_rate(device: torch.device, dtype: torch.dtype, width: int) -> float:
-    """Operations per second of a (1024, width) × (width, width) matrix product: the median of 9."""
+    """Operations per second of a (1024, width) × (width, width) matrix product.
+
+    The best of 15: whatever else runs on the machine only ever makes it slower.
+    """
     a = torch.randn(1024, width, device=device).to(dtype)
     b = torch.randn(width, width, device=device).to(dtype)
     seconds = []
-    for _ in range(12):
+    for _ in range(15):
         start = time.perf_counter()
         (a @ b).view(-1)[0].item()  # reading one number waits for a GPU
         seconds.append(time.perf_counter() - start)
-    return 2 * 1024 * width * width / statistics.median(seconds[3:])  # after a warm-up
+    return 2 * 1024 * width * width / min(seconds)

@@ -171,7 +171,9 @@ class GPT(nn.Module):
         start = 0 if cache is None else cache.length
         end = start + idx.size(1)
         if end > self.config.block_size:
-            raise InputError(f"{end} positions, and the model has block_size={self.config.block_size}")
+            raise InputError(
+                f"{end} positions, and the model has block_size={self.config.block_size}"
+            )
         x = self.wte(idx) + self.wpe.weight[start:end]
         x = F.dropout(x, self.config.dropout, self.training)
         delta = None

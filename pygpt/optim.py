@@ -33,4 +33,5 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     if step >= end:
         return config.min_lr
     progress = (step - config.warmup_steps) / (end - config.warmup_steps)
-    return config.min_lr + (config.learning_rate - config.min_lr) * (1 + math.cos(math.pi * progress)) / 2
+    cosine = (1 + math.cos(math.pi * progress)) / 2
+    return config.min_lr + (config.learning_rate - config.min_lr) * cosine

@@ -159,7 +159,9 @@ def _from_config(directory: Path, fields: dict[str, Any]) -> tuple[GPTConfig, To
         if "tokenizer" in ours:
             return config, TokenizerInfo(**ours["tokenizer"])
     except (KeyError, TypeError) as error:
-        raise InputError(f"{directory / 'config.json'} lacks a field or has a wrong one: {error}") from error
+        raise InputError(
+            f"{directory / 'config.json'} lacks a field or has a wrong one: {error}"
+        ) from error
     gpt2 = get_tokenizer("gpt2").info
     if not gpt2.n_vocab <= config.vocab_size < gpt2.n_vocab + 128:
         raise InputError(

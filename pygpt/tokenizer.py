@@ -119,6 +119,7 @@ class GPT2Tokenizer(Tokenizer):
 
     def encode_array(self, text: str) -> npt.NDArray[np.uint32]:
         """See `Tokenizer.encode_array`. Other threads run meanwhile."""
+        # tiktoken before 0.11 would encode special tokens here whatever it is told.
         return self._encoding.encode_to_numpy(text, disallowed_special=())
 
 

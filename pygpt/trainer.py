@@ -24,11 +24,13 @@ from pygpt import checkpoint
 from pygpt.config import TrainConfig
 from pygpt.data import BatchSampler, TokenDataset
 from pygpt.errors import InputError
-from pygpt.evaluation import Evaluation, evaluate
+from pygpt.evaluation import Evaluation, Windows, evaluate
 from pygpt.hardware import Peak
 from pygpt.model import GPT
 from pygpt.optim import build_optimizer, learning_rate
 from pygpt.run import Run
+
+SECONDS_BETWEEN_READS = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,13 +67,21 @@ class Observer(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Pending:
+class _Launched:
     """A step that has been launched and whose figures have not been read yet."""
 
     step: int
     loss: Tensor
     grad_norm: Tensor
     lr: float
+
+
+class _Staging:
+    """Pinned memory for one batch on its way to a GPU."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self.x, self.y = (torch.empty(shape, dtype=torch.int64, pin_memory=True) for _ in range(2))
+        self.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
 
 class Trainer:
@@ -84,7 +94,9 @@ class Trainer:
         val: split to evaluate on.
         run: where metrics and checkpoints go.
         peak: the rate that MFU divides by.
-        observer: is told of steps, evaluations and checkpoints.
+
+    Raises:
+        InputError: a split is shorter than one window.
     """
 
     def __init__(
@@ -95,7 +107,6 @@ class Trainer:
         val: TokenDataset,
         run: Run,
         peak: Peak,
-        observer: Observer,
     ) -> None:
         assert config.micro_batch != "auto"
         assert config.dtype != "auto"
@@ -106,7 +117,6 @@ class Trainer:
         self.evaluation: Evaluation | None = None
         self._val = val
         self._peak = peak
-        self._observer = observer
         self._device = model.wte.weight.device
         self._dtype = getattr(torch, config.dtype)
         self._micro_batch = config.micro_batch
@@ -122,8 +132,11 @@ class Trainer:
             seed=config.seed,
             sampling=config.sampling,
         )
-        self._staging = self._pinned_buffers()
-        self._clock = time.perf_counter()
+        self._staging = self._make_staging()
+        # Said now rather than at the first evaluation.
+        Windows.over(val, config.block_size, config.block_size, config.eval_tokens)
+        self._observer: Observer
+        self._clock = 0.0
 
     def resume(self, path: Path) -> None:
         """Go on from a checkpoint.
@@ -133,34 +146,35 @@ class Trainer:
         """
         self.step = checkpoint.load_training(path, self.model, self._optimizer).step
 
-    def train(self, should_stop: Callable[[], bool]) -> None:
+    def train(self, observer: Observer, should_stop: Callable[[], bool]) -> None:
         """Train to the last step, or until `should_stop` says so after a step; save there.
+
+        Args:
+            observer: is told of steps, evaluations and checkpoints.
+            should_stop: asked after every step.
 
         Raises:
             InputError: the loss is no longer finite, or a checkpoint can't be written.
         """
+        self._observer = observer
         self.model.train()
         self._clock = time.perf_counter()
-        launched: _Pending | None = None
+        launched: list[_Launched] = []
         while self.step < self.config.max_steps:
-            pending = self._launch_step()
+            launched.append(self.launch_step())
             self.step += 1
-            # Reading a step's figures waits for it. One step is always left running meanwhile, so
-            # that a GPU never idles.
-            if launched is not None:
-                self._report(launched)
-            launched = pending
             last = self.step == self.config.max_steps
             stopping = should_stop()
             evaluating = self.step % self.config.eval_interval == 0 or last
             saving = self.step % self.config.checkpoint_interval == 0 or last or stopping
-            if evaluating or saving:
-                self._finish(launched, evaluating, saving)
-                launched = None
+            if evaluating or saving or self._should_read():
+                # The loss is looked at before anything is saved: no checkpoint of a broken model.
+                self._between_steps(self._read(launched), evaluating, saving)
+                launched = []
             if stopping:
                 return
 
-    def _launch_step(self) -> _Pending:
+    def launch_step(self) -> _Launched:
         """Run forward, backward and update of the next step; its figures stay on the device."""
         torch.manual_seed(self.config.seed << 32 | self.step)  # dropout
         lr = learning_rate(self.step, self.config)
@@ -168,8 +182,8 @@ class Trainer:
             group["lr"] = lr
         x, y = self._batch(self.step)
         loss = torch.zeros((), device=self._device)
-        micro_batches = zip(x.split(self._micro_batch), y.split(self._micro_batch), strict=True)
-        for inputs, targets in micro_batches:
+        shape = (self._accumulation, self._micro_batch, self.config.block_size)
+        for inputs, targets in zip(x.view(shape), y.view(shape), strict=True):
             with self._autocast():
                 # All micro-batches have equally many targets: the mean of means is the mean.
                 part = self._loss(inputs, targets) / self._accumulation
@@ -178,7 +192,7 @@ class Trainer:
         norm = self._clip()
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return _Pending(self.step + 1, loss, norm, lr)
+        return _Launched(self.step + 1, loss, norm, lr)
 
     def _clip(self) -> Tensor:
         """Scale the gradient down to grad_clip; return its norm before."""
@@ -189,57 +203,66 @@ class Trainer:
         return norm
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:
-        if self._staging is None:
-            return self._sampler.batch(step)
-        # Two buffers in turn: the copy out of one may still be on its way while the next is filled.
-        x, y = self._sampler.batch(step, out=self._staging[step % 2])
-        return x.to(self._device, non_blocking=True), y.to(self._device, non_blocking=True)
-
-    def _pinned_buffers(self) -> tuple[tuple[Tensor, Tensor], ...] | None:
+        """Inputs and targets of a step on the device, each (sequences, block_size)."""
         if self._device.type != "cuda":
-            return None
+            return self._sampler.batch(step)
+        staging = self._staging[step % 2]
+        staging.copied.synchronize()
+        self._sampler.batch(step, out=(staging.x, staging.y))
+        x, y = (part.to(self._device, non_blocking=True) for part in (staging.x, staging.y))
+        staging.copied.record()
+        return x, y
+
+    def _make_staging(self) -> list[_Staging]:
+        """Two in turn: one is on its way to the device while the other is filled."""
+        if self._device.type != "cuda":
+            return []
         shape = (self.config.batch_sequences(), self.config.block_size)
-        pair = [torch.empty(shape, dtype=torch.int64, pin_memory=True) for _ in range(4)]
-        return (pair[0], pair[1]), (pair[2], pair[3])
+        return [_Staging(shape) for _ in range(2)]
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self._dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self._device.type, self._dtype)
 
-    def _finish(self, launched: _Pending, evaluating: bool, saving: bool) -> None:
-        """What follows some steps: an evaluation, a checkpoint."""
-        # The loss is looked at before anything is saved: a checkpoint is never of a broken model.
-        report = self._read(launched)
-        val_loss = None
-        if evaluating:
-            val_loss = self._evaluate().loss
-        self._publish(dataclasses.replace(report, val_loss=val_loss))
+    def _should_read(self) -> bool:
+        """Reading figures waits for their steps: free on a CPU, a gap in a GPU's work otherwise."""
+        waited = time.perf_counter() - self._clock
+        return self._device.type != "cuda" or waited > SECONDS_BETWEEN_READS
+
+    def _read(self, launched: list[_Launched]) -> list[StepReport]:
+        """Wait for all launched steps and read their figures."""
+        losses = [step.loss.item() for step in launched]
+        now = time.perf_counter()
+        rate = self.config.batch_tokens * len(launched) / (now - self._clock)
+        self._clock = now
+        reports = []
+        for step, loss in zip(launched, losses, strict=True):
+            if not math.isfinite(loss):
+                raise InputError(self._describe_divergence(step.step, loss))
+            report = StepReport(
+                step=step.step,
+                train_loss=loss,
+                val_loss=None,
+                tokens=step.step * self.config.batch_tokens,
+                tokens_per_second=rate,
+                lr=step.lr,
+                grad_norm=step.grad_norm.item(),
+                mfu=rate * self.model.config.flops_per_token() / self._peak.flops,
+            )
+            reports.append(report)
+        return reports
+
+    def _between_steps(self, reports: list[StepReport], evaluating: bool, saving: bool) -> None:
+        """Write metrics; evaluate and save if it is time to."""
+        val_loss = self._evaluate().loss if evaluating else None
+        reports[-1] = dataclasses.replace(reports[-1], val_loss=val_loss)
+        for report in reports:
+            self.run.append_metrics(report.fields())
+            self._observer.on_step(report)
         if saving:
             self._save(val_loss)
-        self._clock = time.perf_counter()  # neither is part of a step's time
-
-    def _report(self, launched: _Pending) -> None:
-        self._publish(self._read(launched))
-
-    def _read(self, launched: _Pending) -> StepReport:
-        """Wait for a step and read its figures."""
-        loss = launched.loss.item()
-        now = time.perf_counter()
-        rate = self.config.batch_tokens / (now - self._clock)
-        self._clock = now
-        if not math.isfinite(loss):
-            raise InputError(self._describe_divergence(launched.step, loss))
-        return StepReport(
-            step=launched.step,
-            train_loss=loss,
-            val_loss=None,
-            tokens=launched.step * self.config.batch_tokens,
-            tokens_per_second=rate,
-            lr=launched.lr,
-            grad_norm=launched.grad_norm.item(),
-            mfu=rate * self.model.config.flops_per_token() / self._peak.flops,
-        )
+        self._clock = time.perf_counter()  # nothing of this is part of a step's time
 
     def _describe_divergence(self, step: int, loss: float) -> str:
         newest = self.run.newest_checkpoint()
@@ -249,10 +272,6 @@ class Trainer:
             f"--learning-rate (now {self.config.learning_rate:g}), a longer --warmup-steps or "
             "--dtype float32"
         )
-
-    def _publish(self, report: StepReport) -> None:
-        self.run.append_metrics(report.fields())
-        self._observer.on_step(report)
 
     def _evaluate(self) -> Evaluation:
         self.evaluation = evaluate(

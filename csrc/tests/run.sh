@@ -12,7 +12,7 @@ run() {  # name, compiler flags…
     shift
     echo "== $name"
     "${CXX:-g++}" -std=c++17 -O1 -g -Wall -Wextra -Werror -pthread -fno-sanitize-recover=all "$@" \
-        token_file.cpp batch_sampler.cpp tests/test_core.cpp -o "$build/$name"
+        batch_sampler.cpp npy_header.cpp token_file.cpp tests/*.cpp -o "$build/$name"
     "$build/$name"
 }
 

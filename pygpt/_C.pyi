@@ -1,0 +1,62 @@
+"""The compiled core (csrc/), as Python sees it. Errors are pygpt.errors.InputError unless said."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+class TokenFile:
+    """One shard, mapped read-only."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def format(self) -> str:
+        """One of "raw", "llm.c", "npy"."""
+    @property
+    def dtype(self) -> str:
+        """Either "uint16" or "uint32"."""
+    @property
+    def n_tokens(self) -> int: ...
+    @property
+    def data_offset(self) -> int:
+        """Bytes in front of the first id."""
+
+class TokenShards:
+    """Shards in order, read as one long row of ids."""
+
+    def __init__(self, paths: Sequence[str], raw_dtype: str) -> None: ...
+    @property
+    def n_tokens(self) -> int: ...
+    @property
+    def files(self) -> list[TokenFile]: ...
+    def read(self, start: int, length: int) -> NDArray[np.int64]:
+        """Ids [start, start + length); IndexError beyond the ends."""
+
+class BatchSampler:
+    """Which windows make batch k, and filling buffers with them."""
+
+    def __init__(
+        self,
+        shards: TokenShards,
+        batch_size: int,
+        block_size: int,
+        *,
+        seed: int,
+        rank: int,
+        world_size: int,
+        sampling: str,
+    ) -> None: ...
+    @property
+    def tokens_per_epoch(self) -> int: ...
+    def fill(
+        self,
+        step: int,
+        inputs: NDArray[np.int64],
+        targets: NDArray[np.int64],
+        read_ahead: bool,
+    ) -> None:
+        """Write batch `step`; ValueError for arrays that don't fit it.
+
+        With `read_ahead`, a thread brings the pages of the next step into memory meanwhile.
+        """

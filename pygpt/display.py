@@ -1,0 +1,123 @@
+"""What training shows: a live bar on a terminal, lines elsewhere, TensorBoard where installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pygpt.config import GPTConfig, TrainConfig
+from pygpt.data import TokenDataset
+from pygpt.evaluation import Evaluation
+from pygpt.hardware import Peak
+from pygpt.run import Run
+from pygpt.trainer import StepReport
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line as it is: paths and commands stay whole, to be copied."""
+    console.print(text, soft_wrap=True, markup=False)
+
+
+def describe(
+    console: Console,
+    config: TrainConfig,
+    model_config: GPTConfig,
+    train_split: TokenDataset,
+    peak: Peak,
+) -> None:
+    """Say what is going to be trained, on what, and how."""
+    n_params = model_config.n_params(positions=False)
+    device = torch.device(config.device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    total = config.max_steps * config.batch_tokens
+    accumulation = config.accumulation(int(config.micro_batch))
+    say(
+        console,
+        f"{config.preset}: {config.n_layer} layers, {config.n_head} heads, {config.n_embd} wide, "
+        f"context {config.block_size}: {n_params / 1e6:.2f} M parameters (positions not counted)",
+    )
+    say(
+        console,
+        f"data: {train_split.path}, {len(train_split):,} tokens ({train_split.tokenizer.name}); "
+        f"{config.max_steps} steps of {config.batch_tokens:,} are {total / len(train_split):.2f} "
+        "epochs",
+    )
+    say(
+        console,
+        f"on {name}, {config.dtype}, {accumulation} × {config.micro_batch} sequences a step"
+        f"{', compiled' if config.compile else ''}; {config.impl}",
+    )
+    say(console, f"MFU is the share of {peak}")
+
+
+class Display:
+    """Shows training: a live bar on a terminal, lines elsewhere; TensorBoard where installed."""
+
+    def __init__(self, console: Console, run: Run, config: TrainConfig, step: int) -> None:
+        self._console = console
+        self._run = run
+        self._config = config
+        self._start = time.perf_counter()
+        self._progress = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._progress.add_task("", total=config.max_steps, completed=step)
+        self._tensorboard: SummaryWriter | None = None
+
+    def __enter__(self) -> Display:
+        if importlib.util.find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._tensorboard = SummaryWriter(self._run.path / "tensorboard")
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+        if self._tensorboard:
+            self._tensorboard.close()
+
+    @property
+    def seconds(self) -> float:
+        """Since training began."""
+        return time.perf_counter() - self._start
+
+    def note(self, text: str) -> None:
+        """One line above the bar."""
+        say(self._console, text)
+
+    def on_step(self, report: StepReport) -> None:
+        """Show a step."""
+        text = (
+            f"loss {report.train_loss:.4f}  lr {report.lr:.2e}  "
+            f"{report.tokens_per_second:,.0f} tokens/s  MFU {report.mfu:.1%}"
+        )
+        self._progress.update(self._task, completed=report.step, description=text)
+        if not self._console.is_terminal and report.step % self._config.log_interval == 0:
+            self.note(f"step {report.step}/{self._config.max_steps}  {text}")
+        if self._tensorboard:
+            for name, value in report.fields().items():
+                if name not in ("step", "tokens"):
+                    self._tensorboard.add_scalar(name, value, report.step)
+
+    def on_evaluation(self, step: int, evaluation: Evaluation) -> None:
+        """Show an evaluation."""
+        self.note(f"step {step}: validation {evaluation}")
+
+    def on_checkpoint(self, path: Path) -> None:
+        """Show a checkpoint."""
+        self.note(f"saved {path}")

@@ -1,0 +1,292 @@
+"""Training as a user starts it: what a run leaves behind, how it goes on, what it refuses."""
+
+import json
+import math
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pygpt import checkpoint, dataset_writer, train, trainer
+from pygpt.corpus import TextFiles
+from pygpt.errors import InputError
+from pygpt.run import Run
+
+TINY = """
+    --preset shakespeare-char --n-layer 1 --n-head 2 --n-embd 16 --block-size 32 --dropout 0.1
+    --batch-tokens 256 --micro-batch 4 --max-steps 8 --warmup-steps 2 --lr-decay-steps 8
+    --eval-interval 4 --eval-tokens 256 --checkpoint-interval 4 --device cpu --dtype float32
+""".split()
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small dataset of bytes: pygpt's own source, which is text that every checkout has."""
+    out = tmp_path_factory.mktemp("data") / "source"
+    sources = Path(train.__file__).parent
+    dataset_writer.prepare(TextFiles((sources / "model.py", sources / "train.py")), out, "bytes")
+    return out
+
+
+@pytest.fixture
+def run_train(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+    """Run the command in this process: the tiny model, further flags, a run directory."""
+
+    def start(out: str, *flags: str) -> Run:
+        run = Run(tmp_path / out)
+        command = ["train", *TINY, "--data", str(data), "--out", str(run.path), *flags]
+        monkeypatch.setattr(sys, "argv", command)
+        train.main()
+        return run
+
+    return start
+
+
+def losses(run: Run) -> list[tuple[int, float]]:
+    return [(line["step"], line["train_loss"]) for line in run.read_metrics()]
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    newest = run.newest_checkpoint()
+    assert newest
+    return checkpoint.pretrained.read_tensors(newest / "model.safetensors")
+
+
+def assert_equal_runs(a: Run, b: Run) -> None:
+    """The same losses and the same weights, to the last bit."""
+    assert losses(a) == losses(b)
+    for (name, x), y in zip(weights(a).items(), weights(b).values(), strict=True):
+        assert torch.equal(x, y), name
+
+
+def test_a_run_leaves_all_that_it_promises(run_train: Callable[..., Run]) -> None:
+    run = run_train("a", "--keep-checkpoints", "1")
+    lines = run.read_metrics()
+    assert [line["step"] for line in lines] == list(range(1, 9))
+    assert [line["step"] for line in lines if "val_loss" in line] == [4, 8]
+    assert [line["tokens"] for line in lines] == [256 * step for step in range(1, 9)]
+    for line in lines:
+        assert line["tokens_per_second"] > 0
+        assert 0 < line["mfu"] < 1
+        assert math.isfinite(line["grad_norm"])
+    assert lines[1]["lr"] == pytest.approx(1e-3)
+    assert lines[0]["train_loss"] == pytest.approx(math.log(320), abs=0.2)
+    assert lines[-1]["train_loss"] < lines[0]["train_loss"]
+    newest = run.newest_checkpoint()
+    assert newest
+    assert newest.name == "step-00000008"
+    assert checkpoint.read_state(newest).val_loss == lines[-1]["val_loss"]
+    starts = json.loads((run.path / "run.json").read_text())
+    assert starts[0]["torch"] == torch.__version__
+    # The resolved configuration starts an equal run.
+    assert run.config().micro_batch == 4
+    assert run.config().lr_decay_steps == 8
+
+
+def test_resumed_equals_never_stopped(run_train: Callable[..., Run]) -> None:
+    whole = run_train("whole", "--max-steps", "40", "--lr-decay-steps", "40")
+    parts = run_train("parts", "--max-steps", "20", "--lr-decay-steps", "40")
+    parts = run_train("parts", "--resume", "--max-steps", "40", "--lr-decay-steps", "40")
+    assert_equal_runs(whole, parts)
+
+
+def test_evaluation_and_checkpoints_do_not_disturb_training(run_train: Callable[..., Run]) -> None:
+    quiet = run_train("quiet", "--eval-interval", "100", "--checkpoint-interval", "100")
+    busy = run_train("busy", "--eval-interval", "1", "--checkpoint-interval", "1")
+    assert_equal_runs(quiet, busy)
+
+
+def test_micro_batch_changes_nothing_but_rounding(run_train: Callable[..., Run]) -> None:
+    fours = run_train("fours", "--dropout", "0.0")
+    twos = run_train("twos", "--dropout", "0.0", "--micro-batch", "2")
+    for (_, a), (_, b) in zip(losses(fours), losses(twos), strict=True):
+        # Sums of the same fp32 numbers in another order, through 8 steps of AdamW.
+        assert a == pytest.approx(b, rel=1e-4)
+
+
+def test_seed_decides_the_run(run_train: Callable[..., Run]) -> None:
+    first, same, other = run_train("1"), run_train("2"), run_train("3", "--seed", "7")
+    assert_equal_runs(first, same)
+    assert losses(first) != losses(other)
+
+
+def test_compiled_run_follows_the_eager_one(run_train: Callable[..., Run]) -> None:
+    eager = run_train("eager", "--dropout", "0.0")
+    compiled = run_train("compiled", "--dropout", "0.0", "--compile")
+    for (_, a), (_, b) in zip(losses(eager), losses(compiled), strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_finishes_the_step_and_saves(
+    run_train: Callable[..., Run],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    number: signal.Signals,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    original = trainer.Trainer.launch_step
+
+    def interrupted(self: trainer.Trainer) -> Any:
+        if self.step == 2:
+            signal.raise_signal(number)
+        return original(self)
+
+    monkeypatch.setattr(trainer.Trainer, "launch_step", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        run_train("stopped")
+    assert stopped.value.code == 128 + number
+    run = Run(tmp_path / "stopped")
+    newest = run.newest_checkpoint()
+    assert newest
+    assert checkpoint.read_state(newest).step == 3
+    assert f"--resume --out {run.path}" in capsys.readouterr().out
+    monkeypatch.setattr(trainer.Trainer, "launch_step", original)
+    assert_equal_runs(run_train("stopped", "--resume"), run_train("whole"))
+
+
+def test_best_checkpoint_is_kept(run_train: Callable[..., Run]) -> None:
+    # A rate far too high: the loss is lowest early on.
+    run = run_train(
+        "wild", "--eval-interval", "1", "--checkpoint-interval", "1", "--learning-rate", "0.3",
+        "--min-lr", "0.3", "--warmup-steps", "6", "--keep-checkpoints", "2",
+    )  # fmt: skip
+    val = {line["step"]: line["val_loss"] for line in run.read_metrics()}
+    best = min(val, key=lambda step: val[step])
+    kept = [
+        checkpoint.read_state(path).step for path in checkpoint.list_checkpoints(run.checkpoints)
+    ]
+    assert kept == sorted({best, 7, 8})
+    assert best < 7, "the test needs a rate at which the loss rises again"
+
+
+def test_used_run_directory_is_refused_with_two_ways_out(run_train: Callable[..., Run]) -> None:
+    before = losses(run_train("used"))
+    with pytest.raises(InputError, match=r"--resume --out .*used, or give another --out"):
+        run_train("used")
+    assert losses(run_train("used", "--resume", "--max-steps", "9"))[:8] == before
+
+
+def test_finished_run_says_what_would_go_on(run_train: Callable[..., Run]) -> None:
+    run_train("done")
+    with pytest.raises(InputError, match="at step 8 .* larger --max-steps"):
+        run_train("done", "--resume")
+
+
+def test_resume_refuses_another_model(run_train: Callable[..., Run]) -> None:
+    run_train("model")
+    with pytest.raises(InputError, match="n_embd was 16 .* can't become 32"):
+        run_train("model", "--resume", "--n-embd", "32", "--max-steps", "9")
+
+
+def test_resume_before_the_first_checkpoint_starts_over(run_train: Callable[..., Run]) -> None:
+    run = run_train("early", "--max-steps", "3", "--eval-interval", "3")
+    whole = losses(run)
+    for path in checkpoint.list_checkpoints(run.checkpoints):
+        path.rename(run.checkpoints / f".partial-{path.name}")  # as if killed while saving
+    assert losses(run_train("early", "--resume", "--max-steps", "3")) == whole
+    assert not list(run.checkpoints.glob(".partial-*"))
+
+
+def test_longer_horizon_keeps_the_rate_low_and_says_so(
+    run_train: Callable[..., Run], caplog: pytest.LogCaptureFixture
+) -> None:
+    run_train("longer")
+    with caplog.at_level("INFO"):
+        run = run_train("longer", "--resume", "--max-steps", "10")
+    assert "--lr-decay-steps 10 would raise it" in caplog.text
+    assert [line["lr"] for line in run.read_metrics()][8:] == [1e-4, 1e-4]
+
+
+def test_diverged_loss_stops_with_the_step_and_keeps_the_checkpoint(
+    run_train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    original = trainer.Trainer.launch_step
+
+    def broken(self: trainer.Trainer) -> Any:
+        if self.step == 6:
+            self.model.wte.weight.data[0] = torch.nan
+        return original(self)
+
+    monkeypatch.setattr(trainer.Trainer, "launch_step", broken)
+    with pytest.raises(InputError, match=r"loss is nan at step 7.*step-00000004"):
+        run_train("nan")
+    kept = checkpoint.list_checkpoints(Run(tmp_path / "nan").checkpoints)
+    assert [path.name for path in kept] == ["step-00000004"]
+
+
+def test_full_disk_leaves_the_old_checkpoint(
+    run_train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    original = checkpoint._write_json
+
+    def full(path: Path, fields: dict[str, Any]) -> None:
+        if fields.get("step") == 8:
+            raise OSError(28, "No space left on device")
+        original(path, fields)
+
+    monkeypatch.setattr(checkpoint, "_write_json", full)
+    with pytest.raises(InputError, match=r"step 8 could not be written.*No space left.*--resume"):
+        run_train("full")
+    run = Run(tmp_path / "full")
+    assert [path.name for path in run.checkpoints.iterdir()] == ["step-00000004"]
+    monkeypatch.setattr(checkpoint, "_write_json", original)
+    assert_equal_runs(run_train("full", "--resume"), run_train("whole"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--preset", "owt-30mm"], "did you mean 'owt-30m'"),
+        (["--batch-tokens", "250"], "batch_tokens=250 .* 128 or 256"),
+        (["--batch-tokens", "250", "--micro-batch", "auto"], "batch_tokens=250 .* 224 or 256"),
+        (["--micro-batch", "3"], "batch_tokens=256 .* 192 or 288"),
+        (["--n-head", "3"], "n_embd=16 is not divisible by n_head=3"),
+        (["--block-size", "65536", "--batch-tokens", "65536", "--micro-batch", "1"], "65536"),
+        (["--device", "cuda:77"], "device 'cuda:77' can't be used here"),
+        (["--impl", "attention=fast"], "'fast' is none of auto"),
+        (["--data", "/nowhere"], "/nowhere is no dataset directory"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(
+    run_train: Callable[..., Run], tmp_path: Path, flags: list[str], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        run_train("bad", *flags)
+    assert not (tmp_path / "bad").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [(["--learning-rat", "1"], "--learning-rate"), (["--max-steps", "0"], "above 0, got 0")],
+)
+def test_bad_flag_leaves_with_status_two(
+    run_train: Callable[..., Run],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    message: str,
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run_train("bad", *flags)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "bad").exists()
+
+
+def test_underscores_and_dashes_mean_the_same(run_train: Callable[..., Run]) -> None:
+    assert run_train("under", "--max_steps", "2").config().max_steps == 2
+
+
+def test_preset_below_toml_below_flags(run_train: Callable[..., Run], tmp_path: Path) -> None:
+    toml = tmp_path / "my.toml"
+    toml.write_text("beta1 = 0.8\nbeta2 = 0.5\nmax_steps = 99\n")
+    config = run_train(
+        "layers", "--config", str(toml), "--beta2", "0.7", "--max-steps", "2"
+    ).config()
+    assert (config.beta1, config.beta2, config.max_steps) == (0.8, 0.7, 2)  # file, flag, flag
+    assert config.learning_rate == 1e-3  # preset
