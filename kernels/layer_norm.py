@@ -18,6 +18,8 @@ equal bits.
 Sizes: M rows, C = width.
 """
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -146,7 +148,7 @@ def _launch_forward(
 
 def _empty_outputs(x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     summed = x.new_empty(0) if residual is None else residual.new_empty(x.shape)
-    n_rows = x.shape[:-1].numel()
+    n_rows = math.prod(x.shape[:-1])  # torch.Size.numel() would make a dynamic shape a constant
     mean, rstd = (x.new_empty(n_rows, dtype=torch.float32) for _ in range(2))
     return x.new_empty(x.shape), summed, mean, rstd
 

@@ -200,6 +200,26 @@ def test_whole_model_compiles_without_a_graph_break() -> None:
         torch.testing.assert_close(a, b)
 
 
+def test_one_compilation_serves_every_length() -> None:
+    compilations = 0
+
+    def count(module: torch.fx.GraphModule, inputs: object) -> Callable[..., object]:
+        nonlocal compilations
+        compilations += 1
+        return module.forward
+
+    def norm_and_attention(x: Tensor, weight: Tensor, qkv: Tensor) -> Tensor:
+        normed, summed = ops.add_layer_norm(x, x, weight, impl="triton")
+        y = ops.attention(qkv, 2, impl="triton") + ops.layer_norm(normed, weight, impl="triton")
+        return ops.gelu(y, weight, impl="triton") + summed
+
+    compiled = torch.compile(norm_and_attention, backend=count, dynamic=True, fullgraph=True)
+    for T in (5, 9, 12, 33):
+        x, qkv = torch.randn(2, T, 32, device=DEVICE), torch.randn(2, T, 96, device=DEVICE)
+        compiled(x, torch.ones(32, device=DEVICE), qkv)
+    assert compilations == 1
+
+
 def test_compiled_attention_with_dropout_has_no_graph_break() -> None:
     qkv = torch.randn(1, 8, 96, device=DEVICE)
     compiled = torch.compile(
