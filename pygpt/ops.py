@@ -202,7 +202,7 @@ def _attention_eager(qkv: Tensor, n_head: int, dropout: float) -> Tensor:
 
 
 # Runs while torch.compile traces, not in the graph.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@torch.compiler.assume_constant_result
 def _notice_dropout() -> None:
     _warn_once("attention: dropout > 0 has no Triton kernel; it runs as impl='eager'")
 

@@ -26,6 +26,7 @@ from pygpt.errors import InputError
 from pygpt.kernels import launch
 
 Call = Callable[[], object]
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 MARGIN = 0.98
 """A configuration replaces the built-in one only if it takes less than this share of its time."""
@@ -52,15 +53,23 @@ class TuneConfig:
 def main() -> None:
     """Entry point of ``python -m pygpt.tune``."""
     config = cli.parse(TuneConfig, prog="python -m pygpt.tune")
+    _check(config)
     if not torch.cuda.is_available():
         raise InputError("tuning measures a CUDA device, and this machine has none")
     path = config.out or _default_path()
     launch.use_table(None)  # what is to be beaten is the built-in table
-    winners = dict(_tune(config))
+    winners = dict(_tune(config, torch.device("cuda")))
     identity = hashlib.sha256(repr(sorted(winners.items(), key=str)).encode()).hexdigest()[:12]
     launch.write_table(path, winners, f"{torch.cuda.get_device_name()}, {identity}")
     print(f"{len(winners)} configurations beat the built-in ones; to use them:")
     print(f"  export PYGPT_LAUNCH_TABLE={path}")
+
+
+def _check(config: TuneConfig) -> None:
+    if config.dtype not in DTYPES:
+        raise InputError(f"--dtype {config.dtype!r} is none of {', '.join(DTYPES)}")
+    if config.width % config.head_size:
+        raise InputError(f"--width {config.width} is no multiple of --head-size {config.head_size}")
 
 
 def _default_path() -> Path:
@@ -69,12 +78,12 @@ def _default_path() -> Path:
     return cache / "pygpt" / f"launch-{card}.json"
 
 
-def _tune(config: TuneConfig) -> Iterator[tuple[launch.Key, launch.Launch]]:
+def _tune(config: TuneConfig, device: torch.device) -> Iterator[tuple[launch.Key, launch.Launch]]:
     """The entries that another configuration beats, with that configuration."""
     console = Console(stderr=True)
-    for op, size, call in _calls(config):
-        bits = 8 * getattr(torch, config.dtype).itemsize
-        key = launch.Key(launch.architecture(torch.device("cuda")), op, size, bits)
+    for op, size, call in _calls(config, device):
+        bits = 8 * DTYPES[config.dtype].itemsize
+        key = launch.Key(launch.architecture(device), op, size, bits)
         fixed = launch.TABLE[key]
         best, best_ms = fixed, _milliseconds(key, fixed, call)
         fixed_ms = best_ms
@@ -88,32 +97,21 @@ def _tune(config: TuneConfig) -> Iterator[tuple[launch.Key, launch.Launch]]:
             yield key, best
 
 
-def _calls(config: TuneConfig) -> Iterator[tuple[str, int, Call]]:
+def _calls(config: TuneConfig, device: torch.device) -> Iterator[tuple[str, int, Call]]:
     """(operator, size class, a call that launches it) of every entry to tune.
 
     The three kernels of attention's backward are timed within it, one varied at a time.
     """
-    try:
-        dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[
-            config.dtype
-        ]
-    except KeyError:
-        raise InputError(
-            f"--dtype {config.dtype!r} is none of bfloat16, float16, float32"
-        ) from None
-    if config.width % config.head_size:
-        raise InputError(f"--width {config.width} is no multiple of --head-size {config.head_size}")
-    n_head = config.width // config.head_size
-    shape = (config.batch, config.positions, config.width)
+    shape = (config.batch, config.positions)
 
-    def draw(channels: int) -> Tensor:
-        x = torch.randn(*shape[:2], channels, device="cuda", dtype=dtype)
-        return x.requires_grad_()
+    def draw(*size: int, dtype: torch.dtype = DTYPES[config.dtype]) -> Tensor:
+        return torch.randn(size, device=device, dtype=dtype, requires_grad=True)
 
-    qkv, x, hidden = draw(3 * config.width), draw(config.width), draw(4 * config.width)
-    residual = torch.randn(shape, device="cuda", requires_grad=True)  # fp32, as under autocast
-    weight, bias = torch.randn(2, config.width, device="cuda").requires_grad_()
-    wide_bias = torch.randn(4 * config.width, device="cuda", requires_grad=True)
+    C, n_head = config.width, config.width // config.head_size
+    qkv, x, hidden = draw(*shape, 3 * C), draw(*shape, C), draw(*shape, 4 * C)
+    residual = draw(*shape, C, dtype=torch.float32)  # as under autocast; so are the parameters
+    weight, bias = draw(C, dtype=torch.float32), draw(C, dtype=torch.float32)
+    wide_bias = draw(4 * C, dtype=torch.float32)
 
     def attention() -> Tensor:
         return ops.attention(qkv, n_head, impl="triton")

@@ -33,6 +33,12 @@ def gpu(test: Callable[..., None]) -> Callable[..., None]:
     return marked
 
 
+def skip_below_gigabytes(needed: int) -> None:
+    """Skip the test that calls this on a card with less free memory."""
+    if torch.cuda.mem_get_info()[0] < needed * 1e9:
+        pytest.skip(f"waits for a card with {needed} GB of free memory")
+
+
 Op = Callable[..., Any]
 
 

@@ -121,7 +121,7 @@ def test_dtypes_that_no_kernel_takes_are_refused() -> None:
 
 def test_second_derivative_is_refused() -> None:
     x = torch.randn(2, 96, device=DEVICE, requires_grad=True)
-    calls = {
+    calls: dict[str, Callable[[], Tensor]] = {
         "attention": lambda: ops.attention(x[None], 2, impl="triton"),
         "layer_norm": lambda: ops.layer_norm(x, _ones(96), impl="triton"),
         "gelu": lambda: ops.gelu(x, impl="triton"),
