@@ -30,7 +30,7 @@ from unittest import mock
 import torch
 import triton
 import tyro
-from pygpt.kernels import attention, decode_attention, gelu, launch, layer_norm
+from pygpt.kernels import attention, cross_entropy, decode_attention, gelu, launch, layer_norm
 from rich.console import Console
 from rich.table import Table
 from triton.backends.compiler import GPUTarget
@@ -150,6 +150,14 @@ def _call(op: str, size: int, dtype: torch.dtype) -> tuple[JITFunction, Callable
     residual, stats = rows.float(), torch.empty(T)  # the residual stream stays fp32 under autocast
     wide, bias = torch.empty(T, 3072, dtype=dtype), torch.empty(3072)
 
+    logits, targets = torch.empty(T, 50_304, dtype=dtype), torch.empty(T, dtype=torch.int64)
+
+    def cross_entropy_rows() -> object:
+        return cross_entropy.cross_entropy_rows(
+            logits, targets, stats, stats, None,
+            ignore_index=-100, z_loss=0.0, label_smoothing=0.0, gradient=True,
+        )  # fmt: skip
+
     def attention_backward() -> object:
         return attention._attention_backward(y, qkv, y, lse, n_head)
 
@@ -178,6 +186,7 @@ def _call(op: str, size: int, dtype: torch.dtype) -> tuple[JITFunction, Callable
             gelu._backward_kernel,
             lambda: gelu._gelu_backward(wide, wide, bias, "tanh"),
         ),
+        "cross_entropy": (cross_entropy._cross_entropy_kernel, cross_entropy_rows),
     }
     return calls[op]
 

@@ -1,4 +1,4 @@
-// Python bindings of the compiled core: the only file here that knows Python.
+// Python bindings of the compiled core: only this file and cpu_bindings.cpp know Python.
 // Their types are in pygpt/_C.pyi; what they mean is in the headers and in pygpt/data.py.
 
 #include <pybind11/numpy.h>
@@ -61,8 +61,11 @@ py::array_t<std::int64_t> read_array(const TokenShards& shards, std::int64_t sta
 
 }  // namespace
 
+void bind_cpu_ops(py::module_& m);  // cpu_bindings.cpp
+
 PYBIND11_MODULE(_C, m) {
     m.doc() = "pygpt's compiled core; see pygpt.data";
+    bind_cpu_ops(m);
 
     py::register_exception_translator([](std::exception_ptr pointer) {
         try {

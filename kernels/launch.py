@@ -40,7 +40,7 @@ class Launch:
     rows: int
     """Rows of the tile: queries in attention, positions in the other operators."""
     columns: int
-    """Columns of the tile: keys in attention, channels in the other operators."""
+    """Columns of the tile: keys in attention, ids in cross-entropy, channels in the others."""
     num_warps: int
     num_stages: int = 1
     """Depth of the software pipeline over the loop's loads."""
@@ -96,9 +96,9 @@ def _round_up(value: int, classes: tuple[int, ...], name: str) -> int:
 
 
 # --- the table ------------------------------------------------------------------------------------
-# Registers decide on sm_80 and sm_89: each entry is the largest tile, with the deepest pipeline,
-# that spills nothing and leaves room for two programs per SM. On sm_90 operands of a product are
-# read from shared memory by whole warp groups, which want tiles of 64 rows and more.
+# Chosen by what they compile to, not by time: `python -m pygpt.tune` does that, on a card. Registers
+# decide on sm_80 and sm_89, where a tile may spill nothing and must leave room for two programs per
+# SM. On sm_90 whole warp groups multiply out of shared memory and want 64 rows or more.
 
 _FULL = "two groups of four warps share each block of keys; their sums fill the registers"
 _WIDE = "one row and its sums fill the registers; wider than any GPT-2, so right before fast"
@@ -173,6 +173,7 @@ def _build_table() -> dict[Key, Launch]:
                 table[Key(arch, "layer_norm_forward", width, bits)] = forward
                 table[Key(arch, "layer_norm_backward", width, bits)] = summing
             table[Key(arch, "gelu_forward", 0, bits)] = Launch(8, 256, 4)
+            table[Key(arch, "cross_entropy", 0, bits)] = Launch(1, 4096, 8)
             programs = _GELU_PROGRAMS[arch]
             table[Key(arch, "gelu_backward", 0, bits)] = Launch(8, 256, 4, programs=programs)
     return table

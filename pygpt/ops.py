@@ -19,11 +19,13 @@ import functools
 import importlib.util
 import logging
 import os
+from typing import Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pygpt import linear_cross_entropy as fused_loss
 from pygpt.errors import InputError
 
 log = logging.getLogger("pygpt")
@@ -36,7 +38,7 @@ _FASTEST: dict[str, dict[str, str]] = {
     "attention": {"cuda": "triton"},
     "layer_norm": {"cuda": "triton"},
     "gelu": {"cuda": "triton"},
-    "linear_cross_entropy": {},
+    "linear_cross_entropy": {"cpu": "native", "cuda": "triton"},
 }
 
 # Implementations beside eager, by op.
@@ -44,7 +46,7 @@ _AVAILABLE: dict[str, tuple[str, ...]] = {
     "attention": ("triton",),
     "layer_norm": ("triton",),
     "gelu": ("triton",),
-    "linear_cross_entropy": (),
+    "linear_cross_entropy": ("triton", "native"),
 }
 
 
@@ -373,7 +375,19 @@ def gelu(
 # --- linear + cross-entropy -----------------------------------------------------------------------
 
 
+@overload
 def linear_cross_entropy(
+    x: Tensor, weight: Tensor, targets: Tensor, *, return_lse: Literal[True], **options: Any
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, targets: Tensor, *, return_lse: Literal[False] = ..., **options: Any
+) -> Tensor: ...
+
+
+def linear_cross_entropy(  # type: ignore[misc]  # its overloads say **options for most of this
     x: Tensor,
     weight: Tensor,
     targets: Tensor,
@@ -382,9 +396,14 @@ def linear_cross_entropy(
     reduction: str = "mean",
     z_loss: float = 0.0,
     label_smoothing: float = 0.0,
+    return_lse: bool = False,
     impl: str = "auto",
-) -> Tensor:
+) -> Tensor | tuple[Tensor, Tensor]:
     """The head and its loss: cross-entropy of softmax(x·weightᵀ) against the targets, in nats.
+
+    The triton and native implementations never hold the (M, V) logits and compute the gradients
+    with the loss: see `pygpt.linear_cross_entropy`. They take fp32 and bf16, triton fp16 too, and
+    "auto" is eager for other dtypes. A second backward through one loss is an error there.
 
     Args:
         x: (M, C), the final hidden states.
@@ -394,14 +413,17 @@ def linear_cross_entropy(
         reduction: "mean" over the targets that count, "sum", or "none": (M,), 0 where ignored.
         z_loss: weight of the added lse² (Chowdhery et al. 2022, section 5).
         label_smoothing: share of the target spread over all ids, as in `F.cross_entropy`.
+        return_lse: also return the log-sum-exp of each token's logits, without a gradient.
         impl: see the module's docstring.
 
     Returns:
-        The loss in fp32: a scalar, or (M,) for "none". "mean" of no target at all is NaN, as in
-        PyTorch.
+        The loss in fp32 (fp64 of fp64): a scalar, or (M,) for "none". "mean" of no target at all is
+        NaN with zero gradients, as in PyTorch. With `return_lse`, (loss, lse), lse (M,).
 
     Raises:
-        ValueError: shapes that disagree, or another reduction.
+        ValueError: shapes or dtypes that disagree, or another reduction.
+        IndexError: on a CPU, a target outside [0, V). On a GPU, where looking would cost a wait,
+            eager trips a device assertion and triton makes that token's loss and gradient NaN.
     """
     _check(
         x.dim() == 2 and weight.dim() == 2 and x.size(1) == weight.size(1),
@@ -409,11 +431,61 @@ def linear_cross_entropy(
         "(M, C) and (V, C)",
     )
     _check(
-        targets.shape == x.shape[:1],
-        f"linear_cross_entropy: targets {tuple(targets.shape)} must be ({x.size(0)},)",
+        targets.shape == x.shape[:1] and targets.dtype == torch.int64,
+        f"linear_cross_entropy: targets {tuple(targets.shape)}, {targets.dtype}, must be "
+        f"({x.size(0)},), torch.int64",
     )
     _check(reduction in ("mean", "sum", "none"), f"linear_cross_entropy: reduction={reduction!r}")
-    select("linear_cross_entropy", impl, x.device)
+    chosen = select("linear_cross_entropy", impl, x.device)
+    gemm_dtype = _gemm_dtype(x, weight)
+    if chosen != "eager" and gemm_dtype not in fused_loss.DTYPES[chosen]:
+        have = ", ".join(str(dtype).removeprefix("torch.") for dtype in fused_loss.DTYPES[chosen])
+        _check(
+            impl == "auto",
+            f"linear_cross_entropy: impl={chosen!r} takes {have}, not {gemm_dtype}; "
+            "take impl='eager'",
+        )
+        chosen = "eager"
+    if chosen == "eager":
+        loss, lse = _linear_cross_entropy_eager(
+            x, weight, targets, ignore_index, reduction, z_loss, label_smoothing, return_lse
+        )
+    else:
+        loss, lse = fused_loss.linear_cross_entropy(
+            x,
+            weight,
+            targets,
+            gemm_dtype=gemm_dtype,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            z_loss=z_loss,
+            label_smoothing=label_smoothing,
+            impl=chosen,
+        )
+    return (loss, lse) if return_lse else loss
+
+
+def _gemm_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
+    """The dtype `F.linear` computes in: autocast's where it is on, else that of both."""
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(x.device.type)
+    _check(
+        x.dtype == weight.dtype,
+        f"linear_cross_entropy: x is {x.dtype} and weight {weight.dtype}; cast one or use autocast",
+    )
+    return x.dtype
+
+
+def _linear_cross_entropy_eager(
+    x: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    ignore_index: int,
+    reduction: str,
+    z_loss: float,
+    label_smoothing: float,
+    return_lse: bool,
+) -> tuple[Tensor, Tensor]:
     logits = F.linear(x, weight)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     loss = F.cross_entropy(
@@ -423,10 +495,12 @@ def linear_cross_entropy(
         reduction=reduction,
         label_smoothing=label_smoothing,
     )
+    # Another pass over all logits: only where something asks for it.
+    lse = logits.logsumexp(dim=1) if z_loss or return_lse else logits.new_empty(0)
     if z_loss:
-        squares = logits.logsumexp(dim=1).square().masked_fill(targets == ignore_index, 0.0)
+        squares = lse.square().masked_fill(targets == ignore_index, 0.0)
         loss = loss + z_loss * _reduce(squares, targets != ignore_index, reduction)
-    return loss
+    return loss, lse.detach()
 
 
 def _reduce(per_token: Tensor, counts: Tensor, reduction: str) -> Tensor:

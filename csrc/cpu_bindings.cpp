@@ -1,0 +1,73 @@
+// Python bindings of the native ops. Addresses come from torch's data_ptr(): types, sizes and
+// strides are checked by the callers in pygpt (cpu_ops.py), and nothing of torch is included here.
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <string>
+
+#include "cpu_ops.hpp"
+
+namespace py = pybind11;
+
+namespace pygpt::cpu {
+namespace {
+
+template <typename T>
+T* pointer(std::uintptr_t address) {
+    return reinterpret_cast<T*>(address);
+}
+
+Level chosen_level(const std::string& name) {
+    return name.empty() ? default_level() : parse_level(name);
+}
+
+}  // namespace
+}  // namespace pygpt::cpu
+
+void bind_cpu_ops(py::module_& m) {
+    using namespace pygpt::cpu;
+
+    m.def("cpu_levels", &supported_levels, "The instruction-set levels this CPU runs, lowest first.");
+
+    m.def(
+        "cross_entropy_rows",
+        [](std::uintptr_t logits, bool bfloat16, std::int64_t rows, std::int64_t vocab,
+           std::int64_t row_stride, std::uintptr_t targets, std::uintptr_t row_weight,
+           std::uintptr_t loss, std::uintptr_t lse, std::int64_t ignore_index, float z_loss,
+           float label_smoothing, bool gradient, int threads, const std::string& level) {
+            const Level chosen = chosen_level(level);
+            const CrossEntropyTile tile{pointer<void>(logits),
+                                        bfloat16,
+                                        rows,
+                                        vocab,
+                                        row_stride,
+                                        pointer<const std::int64_t>(targets),
+                                        pointer<const float>(row_weight),
+                                        pointer<float>(loss),
+                                        pointer<float>(lse),
+                                        ignore_index,
+                                        z_loss,
+                                        label_smoothing,
+                                        gradient};
+            const py::gil_scoped_release unlocked;
+            cross_entropy_rows(tile, threads, chosen);
+        },
+        py::kw_only(), py::arg("logits"), py::arg("bfloat16"), py::arg("rows"), py::arg("vocab"),
+        py::arg("row_stride"), py::arg("targets"), py::arg("row_weight"), py::arg("loss"),
+        py::arg("lse"), py::arg("ignore_index"), py::arg("z_loss"), py::arg("label_smoothing"),
+        py::arg("gradient"), py::arg("threads"), py::arg("level") = "");
+
+    m.def(
+        "accumulate",
+        [](std::uintptr_t sum, std::uintptr_t addend, std::int64_t size, int threads,
+           const std::string& level) {
+            const Level chosen = chosen_level(level);
+            const py::gil_scoped_release unlocked;
+            accumulate(pointer<float>(sum), pointer<const std::uint16_t>(addend), size, threads,
+                       chosen);
+        },
+        py::kw_only(), py::arg("sum"), py::arg("addend"), py::arg("size"), py::arg("threads"),
+        py::arg("level") = "");
+}

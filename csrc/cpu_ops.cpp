@@ -1,0 +1,113 @@
+#include "cpu_ops.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+#include <thread>
+
+#include "cpu_ops_levels.hpp"
+
+namespace pygpt::cpu {
+namespace {
+
+struct NamedLevel {
+    const char* name;
+    Level level;
+};
+
+constexpr NamedLevel kLevels[] = {
+        {"generic", Level::generic}, {"avx2", Level::avx2}, {"avx512", Level::avx512}};
+
+bool runs_here(Level level) {
+#if defined(__x86_64__)
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (level == Level::avx2) return avx2;
+    if (level == Level::avx512) {
+        return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    }
+#endif
+    return level == Level::generic;
+}
+
+const Kernels& kernels(Level level) {
+#if defined(__x86_64__)
+    if (level == Level::avx512) return avx512_kernels;
+    if (level == Level::avx2) return avx2_kernels;
+#endif
+    (void)level;
+    return generic_kernels;
+}
+
+// Calls work(begin, end) over [0, size) in pieces of `grain` from up to `threads` threads, this one
+// among them. Threads take the next piece when they are free, since PyTorch's own pool may still be
+// spinning on the cores. They are started anew each time: 30 µs, against the milliseconds of a call
+// and a second pool that would spin in turn.
+template <typename Work>
+void parallel_for(std::int64_t size, std::int64_t grain, int threads, Work work) {
+    std::atomic<std::int64_t> next{0};
+    const auto take_pieces = [&] {
+        for (;;) {
+            const std::int64_t begin = next.fetch_add(grain, std::memory_order_relaxed);
+            if (begin >= size) return;
+            work(begin, std::min(begin + grain, size));
+        }
+    };
+    const std::int64_t pieces = (size + grain - 1) / grain;
+    std::vector<std::thread> helpers;
+    for (std::int64_t i = 1; i < std::min<std::int64_t>(threads, pieces); ++i) {
+        helpers.emplace_back(take_pieces);
+    }
+    take_pieces();
+    for (std::thread& helper : helpers) helper.join();
+}
+
+}  // namespace
+
+std::vector<std::string> supported_levels() {
+    std::vector<std::string> names;
+    for (const NamedLevel& entry : kLevels) {
+        if (runs_here(entry.level)) names.emplace_back(entry.name);
+    }
+    return names;
+}
+
+Level parse_level(const std::string& name, const std::string& source) {
+    for (const NamedLevel& entry : kLevels) {
+        if (name == entry.name && runs_here(entry.level)) return entry.level;
+    }
+    std::string have;
+    for (const std::string& level : supported_levels()) have += (have.empty() ? "" : ", ") + level;
+    throw std::invalid_argument(source + "CPU level '" + name + "' can't run here; this CPU has " +
+                                have);
+}
+
+Level default_level() {
+    static const Level level = [] {
+        const char* forced = std::getenv("PYGPT_CPU_LEVEL");
+        if (forced && *forced) return parse_level(forced, "PYGPT_CPU_LEVEL: ");
+        return parse_level(supported_levels().back());
+    }();
+    return level;
+}
+
+void cross_entropy_rows(const CrossEntropyTile& tile, int threads, Level level) {
+    constexpr std::int64_t kElements = 1 << 16;  // a piece: 20 µs of work or more
+    const std::int64_t vocab = std::max<std::int64_t>(1, tile.vocab);
+    const std::int64_t grain = std::max<std::int64_t>(1, kElements / vocab);
+    const auto row_kernel = kernels(level).cross_entropy_row;
+    parallel_for(tile.rows, grain, threads, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t row = begin; row < end; ++row) row_kernel(tile, row);
+    });
+}
+
+void accumulate(float* sum, const std::uint16_t* addend, std::int64_t size, int threads,
+                Level level) {
+    const auto add = kernels(level).accumulate;
+    parallel_for(size, 1 << 18, threads, [&](std::int64_t begin, std::int64_t end) {
+        add(sum, addend, begin, end);
+    });
+}
+
+}  // namespace pygpt::cpu

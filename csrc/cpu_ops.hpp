@@ -1,0 +1,56 @@
+// The native (CPU) implementation of pygpt's ops: plain pointers in, no Python, no torch.
+//
+//   cross_entropy_rows   softmax cross-entropy of a tile of logits, and its gradient in their place
+//   accumulate           sum += addend, the sum in fp32 and the addend in bf16
+//
+// The arithmetic is written once, in cpu_ops_simd.hpp, and compiled once for each level below;
+// the level is chosen at run time, so that a wheel built on one CPU runs on another.
+//
+// Every row and every element is computed by one thread, in one order: results don't depend on the
+// number of threads.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace pygpt::cpu {
+
+// Instruction sets, each including those before it.
+enum class Level { generic, avx2, avx512 };
+
+// The levels that this build holds and this CPU runs, lowest first; "generic" always.
+std::vector<std::string> supported_levels();
+
+// By name. Throws std::invalid_argument for a level that is unknown or that can't run here; the
+// message begins with `source`, which says where the name came from.
+Level parse_level(const std::string& name, const std::string& source = "");
+
+// PYGPT_CPU_LEVEL where it is set, else the highest level that runs here. Read once.
+Level default_level();
+
+// A tile of logits: `rows` rows of `vocab` columns, `row_stride` elements apart, fp32 or bf16.
+struct CrossEntropyTile {
+    void* logits;                 // overwritten by d(row_weight · loss)/d(logits) if `gradient`
+    bool bfloat16;                // the logits' type; otherwise fp32
+    std::int64_t rows;
+    std::int64_t vocab;
+    std::int64_t row_stride;
+    const std::int64_t* targets;  // (rows,)
+    const float* row_weight;      // (rows,) or null for ones
+    float* loss;                  // (rows,) 0 where the target is ignore_index
+    float* lse;                   // (rows,) log Σ exp(logits), of ignored rows too
+    std::int64_t ignore_index;
+    float z_loss;                 // weight of lse²
+    float label_smoothing;        // ε: the share of the target spread over all ids
+    bool gradient;
+};
+
+// A target outside [0, vocab) that is not ignore_index makes its row's loss and gradient NaN.
+void cross_entropy_rows(const CrossEntropyTile& tile, int threads, Level level);
+
+// sum[i] += addend[i] for i < size; addend holds bf16.
+void accumulate(float* sum, const std::uint16_t* addend, std::int64_t size, int threads,
+                Level level);
+
+}  // namespace pygpt::cpu

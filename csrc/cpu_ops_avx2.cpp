@@ -1,0 +1,9 @@
+// The native ops for AVX2 and FMA.
+#define PYGPT_LANES 8
+#include "cpu_ops_simd.hpp"
+
+namespace pygpt::cpu {
+
+const Kernels avx2_kernels{cross_entropy_row, accumulate_range};
+
+}  // namespace pygpt::cpu

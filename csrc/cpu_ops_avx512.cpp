@@ -1,0 +1,9 @@
+// The native ops for AVX-512 F, BW, DQ and VL.
+#define PYGPT_LANES 16
+#include "cpu_ops_simd.hpp"
+
+namespace pygpt::cpu {
+
+const Kernels avx512_kernels{cross_entropy_row, accumulate_range};
+
+}  // namespace pygpt::cpu

@@ -1,0 +1,9 @@
+// The native ops for any CPU: SSE2 on x86-64, NEON on arm64.
+#define PYGPT_LANES 4
+#include "cpu_ops_simd.hpp"
+
+namespace pygpt::cpu {
+
+const Kernels generic_kernels{cross_entropy_row, accumulate_range};
+
+}  // namespace pygpt::cpu
