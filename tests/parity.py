@@ -31,7 +31,14 @@ MAP_NORESERVE = 0x4000  # Linux's; the mmap module names it from Python 3.13 on
 def gpu(test: Callable[..., None]) -> Callable[..., None]:
     """Mark a test that only a card can run."""
     skip = pytest.mark.skipif(not torch.cuda.is_available(), reason="waits for a CUDA device")
-    return pytest.mark.gpu(skip(test))
+    marked: Callable[..., None] = pytest.mark.gpu(skip(test))
+    return marked
+
+
+def skip_below_gigabytes(needed: int) -> None:
+    """Skip the test that calls this on a card with less free memory."""
+    if torch.cuda.mem_get_info()[0] < needed * 1e9:
+        pytest.skip(f"waits for a card with {needed} GB of free memory")
 
 
 Op = Callable[..., Any]
