@@ -63,6 +63,9 @@ void parallel_for(std::int64_t size, std::int64_t grain, int threads, Work work)
     for (std::thread& helper : helpers) helper.join();
 }
 
+// Rows a thread takes at a time, and over which it sums the gradient of the bias.
+constexpr std::int64_t kGeluRows = 64;
+
 }  // namespace
 
 std::vector<std::string> supported_levels() {
@@ -108,6 +111,26 @@ void accumulate(float* sum, const std::uint16_t* addend, std::int64_t size, int 
     parallel_for(size, 1 << 18, threads, [&](std::int64_t begin, std::int64_t end) {
         add(sum, addend, begin, end);
     });
+}
+
+void gelu(const GeluInput& input, void* y, int threads, Level level) {
+    const auto rows = kernels(level).gelu_rows;
+    parallel_for(input.rows, kGeluRows, threads, [&](std::int64_t begin, std::int64_t end) {
+        rows(input, y, begin, end);
+    });
+}
+
+void gelu_backward(const GeluInput& input, const void* dy, void* dx, float* dbias, int threads,
+                   Level level) {
+    const Kernels& table = kernels(level);
+    const std::int64_t size = table.partial_size(input.width);
+    const std::int64_t parts = (input.rows + kGeluRows - 1) / kGeluRows;
+    std::vector<float> partials(dbias ? parts * size : 0);
+    parallel_for(input.rows, kGeluRows, threads, [&](std::int64_t begin, std::int64_t end) {
+        float* const partial = dbias ? partials.data() + begin / kGeluRows * size : nullptr;
+        table.gelu_backward_rows(input, dy, dx, partial, begin, end);
+    });
+    if (dbias) table.sum_partials(partials.data(), parts, input.width, input.bfloat16, dbias);
 }
 
 }  // namespace pygpt::cpu
