@@ -268,8 +268,8 @@ std::vector<std::int64_t> BatchSampler::window_starts(std::int64_t step) const {
 void BatchSampler::fill(std::int64_t step, std::int64_t* inputs, std::int64_t* targets) const {
     const auto starts = window_starts(step);
     for (std::size_t row = 0; row < starts.size(); ++row) {
-        // Windows lie far apart: without this every one begins by waiting for memory. 12 × 1,024 out
-        // of a 1.4 GB file take 8 µs with it and 13 µs without.
+        // Windows lie far apart, and without this every one begins by waiting for memory:
+        // 12 × 1,024 out of a 1.4 GB file take 8 µs with it and 13 µs without.
         if (row + 1 < starts.size()) shards_->prefetch(starts[row + 1], options_.block_size + 1);
         shards_->read_pair(starts[row], options_.block_size, inputs, targets);
         inputs += options_.block_size;

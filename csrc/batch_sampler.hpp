@@ -6,8 +6,8 @@
 //   permutation  An epoch is W = max(1, (N - T) / T) windows of T targets side by side (N tokens in
 //                the split, T = block_size), visited in an order given by a keyed permutation that
 //                is computed, not stored. The first window starts at a shift drawn for each epoch
-//                from all the room there is, so the borders move from epoch to epoch and every token
-//                but those at the two edges is a target exactly once an epoch.
+//                from all the room there is, so the borders move from epoch to epoch and every
+//                token but those at the two edges is a target exactly once an epoch.
 //   random       Every window starts anywhere, drawn with replacement, as nanoGPT does.
 //
 // Row j of the global batch of step k is sample k · batch_size + j; rank r of w gets the rows from

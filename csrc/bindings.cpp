@@ -28,7 +28,8 @@ std::int64_t* writable_rows(const char* name, py::array& array, const BatchSampl
         const std::string shape = py::str(array.attr("shape"));
         const std::string dtype = py::str(array.dtype());
         const bool contiguous = (array.flags() & py::array::c_style) != 0;
-        throw py::value_error("out: " + std::string(name) + " must be a writable C-contiguous int64 (" +
+        throw py::value_error("out: " + std::string(name) +
+                              " must be a writable C-contiguous int64 (" +
                               std::to_string(sampler.n_rows()) + ", " +
                               std::to_string(sampler.block_size()) + ") and is " +
                               (array.writeable() ? "" : "read-only ") +
@@ -47,7 +48,8 @@ void fill_arrays(BatchSampler& sampler, std::int64_t step, py::array inputs, py:
     sampler.fill(step, to_inputs, to_targets);
 }
 
-py::array_t<std::int64_t> read_array(const TokenShards& shards, std::int64_t start, std::int64_t length) {
+py::array_t<std::int64_t> read_array(const TokenShards& shards, std::int64_t start,
+                                     std::int64_t length) {
     // An impossible length is refused before memory is asked for it.
     if (length < 0 || length > shards.n_tokens()) shards.read(start, length, nullptr);
     py::array_t<std::int64_t> ids(length);

@@ -8,9 +8,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <optional>
 #include <string_view>
 #include <utility>
+
+#include "npy_header.hpp"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "shards are little-endian and are mapped as they are: pygpt needs a little-endian machine"
@@ -53,80 +54,9 @@ struct Descriptor {
     ~Descriptor() { ::close(fd); }
 };
 
-// Reads the Python dictionary that NumPy writes in front of an array:
-//   {'descr': '<u2', 'fortran_order': False, 'shape': (1234,), }
-// Only what a one-dimensional array needs is accepted; anything else fails.
-class NpyHeader {
-public:
-    std::string descr;
-    bool fortran_order = false;
-    std::int64_t length = 0;
-
-    // False when the text is not such a dictionary.
-    bool parse(std::string_view text) {
-        rest_ = text;
-        bool seen_descr = false, seen_order = false, seen_shape = false;
-        if (!take("{")) return false;
-        while (!take("}")) {
-            const auto key = string();
-            if (!key || !take(":")) return false;
-            if (*key == "descr") {
-                const auto value = string();
-                if (!value) return false;
-                descr = *value;
-                seen_descr = true;
-            } else if (*key == "fortran_order") {
-                fortran_order = take("True");
-                if (!fortran_order && !take("False")) return false;
-                seen_order = true;
-            } else if (*key == "shape") {
-                if (!take("(") || !number(length) || !take(",") || !take(")")) return false;
-                seen_shape = true;
-            } else {
-                return false;
-            }
-            if (!take(",") && rest_.substr(0, 1) != "}") return false;
-        }
-        skip_space();
-        return rest_.empty() && seen_descr && seen_order && seen_shape;
-    }
-
-private:
-    void skip_space() {
-        rest_.remove_prefix(std::min(rest_.find_first_not_of(" \n"), rest_.size()));
-    }
-
-    bool take(std::string_view token) {
-        skip_space();
-        if (rest_.substr(0, token.size()) != token) return false;
-        rest_.remove_prefix(token.size());
-        return true;
-    }
-
-    std::optional<std::string> string() {
-        if (!take("'")) return std::nullopt;
-        const auto end = rest_.find('\'');
-        if (end == std::string_view::npos) return std::nullopt;
-        std::string value(rest_.substr(0, end));
-        rest_.remove_prefix(end + 1);
-        return value;
-    }
-
-    bool number(std::int64_t& value) {
-        skip_space();
-        const auto digits = std::min(rest_.find_first_not_of("0123456789"), rest_.size());
-        if (digits == 0 || digits > 15) return false;  // 15 digits can't overflow when widened
-        value = std::stoll(std::string(rest_.substr(0, digits)));
-        rest_.remove_prefix(digits);
-        return true;
-    }
-
-    std::string_view rest_;
-};
-
 // Each id is loaded twice rather than loaded once and stored twice: with the stores in step the
-// compiler's plain SSE2 loop makes 1.8 G tokens/s of 12 windows of 1,024, out of step 1.2 G. AVX-512
-// would make 2.1 G; that is not worth a choice at run time.
+// compiler's plain SSE2 loop makes 1.8 G tokens/s of 12 windows of 1,024, out of step 1.2 G.
+// AVX-512 would make 2.1 G; that is not worth a choice at run time.
 template <typename Id>
 void widen_pair(const Id* __restrict ids, std::int64_t length, std::int64_t* __restrict inputs,
                 std::int64_t* __restrict targets) {
@@ -207,8 +137,8 @@ TokenFile::TokenFile(const std::string& path, IdType raw_type) : path_(path) {
         map_ = nullptr;
         throw InputError(system_error(path, "map it"));
     }
-    // Windows lie anywhere, and reading around each one is wasted: on a cold 1.4 GB file it made the
-    // slowest of 150 batches take 70 to 90 ms, without it 1 to 5 ms (12 × 1,024, read ahead).
+    // Windows lie anywhere, and reading around each one is wasted: on a cold 1.4 GB file it made
+    // the slowest of 150 batches take 70 to 90 ms, without it 1 to 5 ms (12 × 1,024, read ahead).
     ::madvise(map_, static_cast<std::size_t>(map_bytes_), MADV_RANDOM);
     try {
         interpret(raw_type);
@@ -305,21 +235,21 @@ void TokenFile::interpret_npy() {
         "; accepted is a one-dimensional little-endian array in C order of uint16 ('<u2') or uint32"
         " ('<u4'), for instance numpy.save(path, ids.astype(numpy.uint16))";
     const std::string_view text(bytes + preamble, static_cast<std::size_t>(header_bytes));
-    NpyHeader header;
-    if (!header.parse(text)) {
+    const auto header = parse_npy_header(text);
+    if (!header) {
         const auto end = std::min(text.find_last_not_of(" \n") + 1, text.size());
         throw InputError(path_ + " holds the array " + std::string(text.substr(0, end)) + accepted);
     }
-    if (header.descr != "<u2" && header.descr != "<u4") {
-        throw InputError(path_ + " holds ids of type " + quoted(header.descr) + accepted);
+    if (header->descr != "<u2" && header->descr != "<u4") {
+        throw InputError(path_ + " holds ids of type " + quoted(header->descr) + accepted);
     }
-    if (header.fortran_order) throw InputError(path_ + " is in Fortran order" + accepted);
-    id_type_ = header.descr == "<u2" ? IdType::uint16 : IdType::uint32;
+    if (header->fortran_order) throw InputError(path_ + " is in Fortran order" + accepted);
+    id_type_ = header->descr == "<u2" ? IdType::uint16 : IdType::uint32;
     if (data_offset_ % width(id_type_) != 0) {
         throw InputError(path_ + ": the ids start at byte " + std::to_string(data_offset_) +
                          ", which is not aligned; write it with numpy.save");
     }
-    n_tokens_ = header.length;
+    n_tokens_ = header->length;
     expect_size("its NumPy header");
 }
 

@@ -161,7 +161,7 @@ class Trainer:
         self._clock = time.perf_counter()
         launched: list[_Launched] = []
         while self.step < self.config.max_steps:
-            launched.append(self._launch_step())
+            launched.append(self.launch_step())
             self.step += 1
             last = self.step == self.config.max_steps
             stopping = should_stop()
@@ -174,7 +174,7 @@ class Trainer:
             if stopping:
                 return
 
-    def _launch_step(self) -> _Launched:
+    def launch_step(self) -> _Launched:
         """Run forward, backward and update of the next step; its figures stay on the device."""
         torch.manual_seed(self.config.seed << 32 | self.step)  # dropout
         lr = learning_rate(self.step, self.config)
@@ -182,8 +182,8 @@ class Trainer:
             group["lr"] = lr
         x, y = self._batch(self.step)
         loss = torch.zeros((), device=self._device)
-        micro_batches = zip(x.split(self._micro_batch), y.split(self._micro_batch), strict=True)
-        for inputs, targets in micro_batches:
+        shape = (self._accumulation, self._micro_batch, self.config.block_size)
+        for inputs, targets in zip(x.view(shape), y.view(shape), strict=True):
             with self._autocast():
                 # All micro-batches have equally many targets: the mean of means is the mean.
                 part = self._loss(inputs, targets) / self._accumulation

@@ -105,7 +105,9 @@ def change_config(path: Path, **fields: object) -> None:
         ({"vocab_size": "many"}, "lacks a field or has a wrong one"),
     ],
 )
-def test_what_is_not_a_gpt2_is_refused(saved: Path, fields: dict[str, object], message: str) -> None:
+def test_what_is_not_a_gpt2_is_refused(
+    saved: Path, fields: dict[str, object], message: str
+) -> None:
     change_config(saved, **fields)
     with pytest.raises(InputError, match=message):
         pretrained.load(saved)

@@ -33,10 +33,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run_train(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Run]:
-    """Run the command in this process with the tiny model, and further flags, in a run directory."""
+def run_train(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+    """Run the command in this process: the tiny model, further flags, a run directory."""
 
     def start(out: str, *flags: str) -> Run:
         run = Run(tmp_path / out)
@@ -131,14 +129,14 @@ def test_signal_finishes_the_step_and_saves(
     number: signal.Signals,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    original = trainer.Trainer._launch_step
+    original = trainer.Trainer.launch_step
 
     def interrupted(self: trainer.Trainer) -> Any:
         if self.step == 2:
             signal.raise_signal(number)
         return original(self)
 
-    monkeypatch.setattr(trainer.Trainer, "_launch_step", interrupted)
+    monkeypatch.setattr(trainer.Trainer, "launch_step", interrupted)
     with pytest.raises(SystemExit) as stopped:
         run_train("stopped")
     assert stopped.value.code == 128 + number
@@ -147,7 +145,7 @@ def test_signal_finishes_the_step_and_saves(
     assert newest
     assert checkpoint.read_state(newest).step == 3
     assert f"--resume --out {run.path}" in capsys.readouterr().out
-    monkeypatch.setattr(trainer.Trainer, "_launch_step", original)
+    monkeypatch.setattr(trainer.Trainer, "launch_step", original)
     assert_equal_runs(run_train("stopped", "--resume"), run_train("whole"))
 
 
@@ -159,7 +157,9 @@ def test_best_checkpoint_is_kept(run_train: Callable[..., Run]) -> None:
     )  # fmt: skip
     val = {line["step"]: line["val_loss"] for line in run.read_metrics()}
     best = min(val, key=lambda step: val[step])
-    kept = [checkpoint.read_state(path).step for path in checkpoint.list_checkpoints(run.checkpoints)]
+    kept = [
+        checkpoint.read_state(path).step for path in checkpoint.list_checkpoints(run.checkpoints)
+    ]
     assert kept == sorted({best, 7, 8})
     assert best < 7, "the test needs a rate at which the loss rises again"
 
@@ -205,14 +205,14 @@ def test_longer_horizon_keeps_the_rate_low_and_says_so(
 def test_diverged_loss_stops_with_the_step_and_keeps_the_checkpoint(
     run_train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    original = trainer.Trainer._launch_step
+    original = trainer.Trainer.launch_step
 
     def broken(self: trainer.Trainer) -> Any:
         if self.step == 6:
             self.model.wte.weight.data[0] = torch.nan
         return original(self)
 
-    monkeypatch.setattr(trainer.Trainer, "_launch_step", broken)
+    monkeypatch.setattr(trainer.Trainer, "launch_step", broken)
     with pytest.raises(InputError, match=r"loss is nan at step 7.*step-00000004"):
         run_train("nan")
     kept = checkpoint.list_checkpoints(Run(tmp_path / "nan").checkpoints)
@@ -285,6 +285,8 @@ def test_underscores_and_dashes_mean_the_same(run_train: Callable[..., Run]) -> 
 def test_preset_below_toml_below_flags(run_train: Callable[..., Run], tmp_path: Path) -> None:
     toml = tmp_path / "my.toml"
     toml.write_text("beta1 = 0.8\nbeta2 = 0.5\nmax_steps = 99\n")
-    config = run_train("layers", "--config", str(toml), "--beta2", "0.7", "--max-steps", "2").config()
+    config = run_train(
+        "layers", "--config", str(toml), "--beta2", "0.7", "--max-steps", "2"
+    ).config()
     assert (config.beta1, config.beta2, config.max_steps) == (0.8, 0.7, 2)  # file, flag, flag
     assert config.learning_rate == 1e-3  # preset

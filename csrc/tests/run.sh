@@ -13,7 +13,8 @@ compile() {  # flags…
 }
 
 core() {  # name, sanitizer
-    compile "$2" token_file.cpp batch_sampler.cpp tests/test_core.cpp -o "$build/core-$1"
+    compile "$2" batch_sampler.cpp npy_header.cpp token_file.cpp tests/test_core.cpp \
+        tests/test_batch_sampler.cpp tests/test_token_file.cpp -o "$build/core-$1"
     "$build/core-$1"
 }
 

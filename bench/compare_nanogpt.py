@@ -1,0 +1,277 @@
+"""pygpt beside nanoGPT: speed, memory and loss on the same data, in turn on the same machine.
+
+    python -m pygpt.prepare --out data/stdlib-gpt2
+    python bench/compare_nanogpt.py --nanogpt DIR
+    python -m pygpt.prepare --tokenizer bytes --out data/stdlib-bytes
+    python bench/compare_nanogpt.py --nanogpt DIR --same-time --data data/stdlib-bytes
+
+DIR is a checkout of nanoGPT; its ``model.py`` is imported from there and the loop of its
+``train.py`` is restated in ``contestant.py``.
+
+Without ``--same-time`` every side trains the same shape for the same steps, a few steps a turn.
+With it, pygpt's default run on a CPU and nanoGPT's CPU recipe (4 layers, 4 heads, 128 wide, context
+64, batch 12, rate 1e-3) get the same time, and what counts is the validation loss.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from pygpt.config import PRESETS
+
+CONTESTANT = Path(__file__).parent / "contestant.py"
+WARM_UP = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Compare pygpt with nanoGPT in one run."""
+
+    nanogpt: Path
+    """A checkout of nanoGPT."""
+    data: Path = Path("data/stdlib-gpt2")
+    """Dataset directory with train.bin and val.bin in uint16."""
+    steps: int = 40
+    """Steps of each side, after a warm-up of 2."""
+    turn: int = 2
+    """Steps in one turn."""
+    n_layer: int = 6
+    n_head: int = 6
+    n_embd: int = 384
+    block_size: int = 512
+    sequences: int = 4
+    """Sequences a step."""
+    micro_batch: int = 4
+    """Sequences at once."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    same_time: bool = False
+    """Compare what both reach in the same time; see above."""
+    json: Path | None = None
+    """Where to write the figures."""
+
+
+class Side:
+    """A contestant's process, as seen from here."""
+
+    def __init__(self, name: str, task: dict[str, Any]) -> None:
+        self.name = name
+        self.seconds: list[float] = []
+        self.losses: list[float] = []
+        self.peak_memory = 0
+        self._process = subprocess.Popen(
+            [sys.executable, str(CONTESTANT), json.dumps(task)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.description: str = self._answer()["ready"]
+
+    def train(self, steps: int) -> float:
+        """A turn; its seconds."""
+        answer = self._ask({"steps": steps})
+        self.losses += answer["losses"]
+        self.seconds.append(answer["seconds"] / steps)
+        self.peak_memory = answer["peak_memory"]
+        return float(answer["seconds"])
+
+    def evaluate(self, tokens: int | None) -> float:
+        """Validation loss, nats per token."""
+        return float(self._ask({"evaluate": tokens})["val_loss"])
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _ask(self, command: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            sys.exit(f"{self.name} ended; what it printed stands above")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def main() -> None:
+    """The command."""
+    options = tyro.cli(Options, description=__doc__)
+    if not (options.nanogpt / "model.py").exists():
+        sys.exit(f"{options.nanogpt} is no checkout of nanoGPT: it has no model.py")
+    fields = same_time(options) if options.same_time else same_steps(options)
+    if options.json:
+        machine = {
+            "cpu": platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
+        options.json.write_text(json.dumps({"machine": machine, **fields}, indent=2) + "\n")
+
+
+# --- the same steps -------------------------------------------------------------------------------
+
+
+def same_steps(options: Options) -> dict[str, Any]:
+    """Every way to train the same model: tokens/s, peak memory, loss."""
+    config = {
+        "n_layer": options.n_layer, "n_head": options.n_head, "n_embd": options.n_embd,
+        "block_size": options.block_size, "bias": False,
+        "batch_tokens": options.sequences * options.block_size,
+        "micro_batch": options.micro_batch,
+        "max_steps": options.steps + WARM_UP, "warmup_steps": max(1, options.steps // 10),
+        "learning_rate": 6e-4, "min_lr": 6e-5,
+    }  # fmt: skip
+    base = {
+        "data": str(options.data), "device": options.device, "config": config,
+        "nanogpt": str(options.nanogpt),
+    }  # fmt: skip
+    ways = {
+        "nanoGPT": {"side": "nanogpt", "dtype": "float32", "compile": False},
+        "nanoGPT, compiled": {"side": "nanogpt", "dtype": "float32", "compile": True},
+        "nanoGPT, bf16": {"side": "nanogpt", "dtype": "bfloat16", "compile": False},
+        "nanoGPT, bf16, compiled": {"side": "nanogpt", "dtype": "bfloat16", "compile": True},
+        "pygpt": {"side": "pygpt", "dtype": "auto", "compile": False},
+        "pygpt, fp32": {"side": "pygpt", "dtype": "float32", "compile": False},
+        "pygpt, compiled": {"side": "pygpt", "dtype": "auto", "compile": True},
+    }
+    sides = [Side(name, {**base, **way}) for name, way in ways.items()]
+    for side in sides:
+        side.train(WARM_UP)
+        side.seconds.clear()
+    with Progress() as progress:
+        for _ in progress.track(range(options.steps // options.turn), description="training"):
+            for side in sides:
+                side.train(options.turn)
+    rows = [_summary(side, config["batch_tokens"], options) for side in sides]
+    for side in sides:
+        side.close()
+    _print_steps(rows)
+    return {"config": config, "results": rows}
+
+
+def _summary(side: Side, batch_tokens: int, options: Options) -> dict[str, Any]:
+    rates = sorted(batch_tokens / seconds for seconds in side.seconds)
+    tail = side.losses[-max(1, options.steps // 4) :]
+    return {
+        "name": side.name,
+        "how": side.description,
+        "tokens_per_second": statistics.median(rates),
+        "quartiles": [rates[len(rates) // 4], rates[(3 * len(rates)) // 4]],
+        "peak_memory": side.peak_memory,
+        "train_loss": statistics.fmean(tail),
+        "train_loss_spread": statistics.pstdev(tail),
+        "val_loss": side.evaluate(2**15),
+        "losses": side.losses,
+    }
+
+
+def _print_steps(rows: list[dict[str, Any]]) -> None:
+    first = rows[0]
+    best = max(row["tokens_per_second"] for row in rows if row["name"].startswith("nanoGPT"))
+    table = Table(title="same data, same shape, same steps")
+    for column in (
+        "",
+        "tokens/s",
+        "quartiles",
+        "× default",
+        "× its best",
+        "peak MB",
+        "train",
+        "val",
+    ):
+        table.add_column(column, justify="left" if not column else "right")
+    for row in rows:
+        low, high = row["quartiles"]
+        table.add_row(
+            row["name"],
+            f"{row['tokens_per_second']:,.0f}",
+            f"{low:,.0f}–{high:,.0f}",
+            f"{row['tokens_per_second'] / first['tokens_per_second']:.2f}",
+            f"{row['tokens_per_second'] / best:.2f}",
+            f"{row['peak_memory'] / 1e6:,.0f}",
+            f"{row['train_loss']:.3f} ± {row['train_loss_spread']:.3f}",
+            f"{row['val_loss']:.3f}",
+        )
+    Console().print(table)
+
+
+# --- the same time --------------------------------------------------------------------------------
+
+
+def same_time(options: Options) -> dict[str, Any]:
+    """Pygpt's default CPU run, and nanoGPT's CPU recipe for as long, on the same bytes."""
+    turns = 20
+    preset = {key: value for key, value in PRESETS["stdlib-cpu"].items() if key != "prompt"}
+    preset["micro_batch"] = preset["batch_tokens"] // preset["block_size"]
+    recipe = {
+        "n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "bias": False,
+        "batch_tokens": 12 * 64, "micro_batch": 12, "warmup_steps": 100,
+        "learning_rate": 1e-3, "min_lr": 1e-4, "beta2": 0.99, "max_steps": 1000,
+    }  # fmt: skip
+    base = {"data": str(options.data), "device": "cpu", "compile": False}
+    ours = Side("pygpt", {**base, "side": "pygpt", "dtype": "auto", "config": preset})
+    theirs_task = {
+        **base, "side": "nanogpt", "dtype": "float32", "config": recipe,
+        "nanogpt": str(options.nanogpt),
+    }  # fmt: skip
+    # How many steps fit into the same time decides nanoGPT's schedule: tried on a side of its own.
+    trial = Side("nanoGPT, trial", theirs_task)
+    trial.train(10)
+    trial_seconds = statistics.median(trial.train(50) / 50 for _ in range(4))
+    our_seconds = statistics.median(ours.train(5) / 5 for _ in range(4))
+    trial.close()
+    ours.close()
+    ours = Side("pygpt", {**base, "side": "pygpt", "dtype": "auto", "config": preset})
+    steps = int(preset["max_steps"] * our_seconds / trial_seconds)
+    recipe["max_steps"] = steps
+    theirs = Side("nanoGPT", theirs_task)
+    spent = {ours.name: 0.0, theirs.name: 0.0}
+    with Progress() as progress:
+        for i in progress.track(range(turns), description="training in turn"):
+            for side, total in ((ours, preset["max_steps"]), (theirs, steps)):
+                turn = total * (i + 1) // turns - total * i // turns
+                spent[side.name] += side.train(turn)
+    rows = []
+    table = Table(title=f"the same time on {options.data}")
+    for column in ("", "steps", "seconds", "val loss", "peak MB"):
+        table.add_column(column, justify="left" if not column else "right")
+    for side in (theirs, ours):
+        val_loss = side.evaluate(None)
+        row = {
+            "name": side.name, "how": side.description, "steps": len(side.losses),
+            "seconds": spent[side.name], "val_loss": val_loss, "peak_memory": side.peak_memory,
+        }  # fmt: skip
+        rows.append(row)
+        table.add_row(
+            side.name,
+            f"{row['steps']:,}",
+            f"{row['seconds']:.0f}",
+            f"{val_loss:.4f}",
+            f"{side.peak_memory / 1e6:,.0f}",
+        )
+        side.close()
+    Console().print(table)
+    return {"recipe": recipe, "preset": preset, "results": rows}
+
+
+if __name__ == "__main__":
+    main()
