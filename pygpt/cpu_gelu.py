@@ -43,10 +43,8 @@ def _gelu_fake(x: Tensor, bias: Tensor | None, level: str) -> Tensor:
 
 
 @torch.library.custom_op("pygpt::gelu_native_backward", mutates_args=(), device_types="cpu")
-def _gelu_backward(
-    dy: Tensor, x: Tensor, bias: Tensor | None, level: str
-) -> tuple[Tensor, Tensor]:
-    """dx in x's dtype, and dbias in fp32, which is empty where there is no bias."""
+def _gelu_backward(dy: Tensor, x: Tensor, bias: Tensor | None, level: str) -> tuple[Tensor, Tensor]:
+    """The gradients: dx in x's dtype, dbias in fp32, empty where there is no bias."""
     dx, dbias = _gelu_backward_fake(dy, x, bias, level)
     dy = dy.contiguous()
     operands, _keep_alive = _operands(x, bias, level)
