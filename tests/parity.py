@@ -2,7 +2,9 @@
 
 A kernel passes when its largest error is at most twice that of eager PyTorch in the same dtype,
 plus 1e-5 (gradients: three times). Both are measured against the eager op in fp64 on the
-same, already rounded, inputs and upstream gradients.
+same, already rounded, inputs and upstream gradients. A twin that was lucky on a small tensor is
+counted as off by half a unit in the last place of the largest value: storing that value alone may
+cost as much.
 """
 
 from __future__ import annotations
@@ -67,8 +69,11 @@ def check_parity(kernel: Op, eager: Op, inputs: Sequence[Tensor | None]) -> None
 def assert_close_as_eager(
     result: Tensor, twin: Tensor, exact: Tensor, factor: float, name: str = "result"
 ) -> None:
-    """Fail unless max|result - exact| ≤ factor·max|twin - exact| + 1e-5; NaN fails."""
-    error, allowed = _max_error(result, exact), factor * _max_error(twin, exact) + 1e-5
+    """Fail unless max|result - exact| ≤ factor·(twin's error) + 1e-5; NaN fails."""
+    error = _max_error(result, exact)
+    largest = exact.abs().max().item() if exact.numel() else 0.0
+    rounding = torch.finfo(twin.dtype).eps / 2 * largest if math.isfinite(largest) else 0.0
+    allowed = factor * max(_max_error(twin, exact), rounding) + 1e-5
     assert error <= allowed, f"{name}: error {error:.3e}, allowed {allowed:.3e}"
 
 
