@@ -28,7 +28,7 @@ from torch import Tensor
 
 # What the logits of a chunk may take, by device type. The weight's gradient (V × C in fp32) is read
 # and written once a chunk, so a chunk has to be long: at V = 50,304 in bf16 these are 2,560 tokens
-# and 640. On a CPU, 384 wide, half as long a chunk takes a fifth more time and a longer one no less.
+# and 640. On a CPU, 384 wide, half as long a chunk takes a fifth more time, a longer one no less.
 LOGITS_BYTES = {"cuda": 256 << 20, "cpu": 64 << 20}
 
 # GEMM dtypes each implementation takes.

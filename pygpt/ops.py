@@ -97,6 +97,15 @@ class Implementations:
         return ",".join(f"{op}={impl}" for op, impl in dataclasses.asdict(self).items())
 
 
+def launch_table(impl: Implementations) -> str | None:
+    """Which launch configurations the Triton kernels of `impl` take; None where it has none."""
+    if "triton" not in dataclasses.astuple(impl):
+        return None
+    from pygpt.kernels import launch
+
+    return launch.describe()
+
+
 def select(op: str, impl: str, device: torch.device) -> str:
     """The implementation that runs for `op` on `device`: "eager", "triton" or "native".
 
