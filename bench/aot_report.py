@@ -30,7 +30,7 @@ from unittest import mock
 import torch
 import triton
 import tyro
-from pygpt.kernels import attention, decode_attention, gelu, launch, layer_norm
+from pygpt.kernels import attention, cross_entropy, decode_attention, gelu, launch, layer_norm
 from rich.console import Console
 from rich.table import Table
 from triton.backends.compiler import GPUTarget
@@ -74,12 +74,13 @@ class Result:
         # A warp's registers are handed out in units of 256; a block's shared memory has 1 KiB of
         # the system's beside it.
         per_warp = -(-self.registers * 32 // 256) * 256
-        return min(
+        programs: int = min(
             card.blocks_per_sm,
             card.threads_per_sm // (32 * self.launch.num_warps),
             card.registers_per_sm // (per_warp * self.launch.num_warps),
             card.shared_per_sm // (self.shared + 1024),
         )
+        return programs
 
     @property
     def fault(self) -> str:
@@ -104,10 +105,11 @@ class _Driver:
     """Stands in for the CUDA driver as far as compiling goes."""
 
     def __init__(self, architecture: str) -> None:
+        self._architecture = architecture
         self._target = GPUTarget("cuda", int(architecture.removeprefix("sm_")), 32)
 
     def get_current_device(self) -> str:
-        return f"sm_{self._target.arch}"  # the key of Triton's cache: one per architecture
+        return self._architecture  # the key of Triton's cache: one per architecture
 
     def get_current_stream(self, device: object) -> int:
         return 0
@@ -128,12 +130,12 @@ def _compiling(kernel: JITFunction, key: launch.Key, entry: launch.Launch) -> It
 
         return call
 
-    # Nothing puts the driver back: where there is no card there is none, and this process is ours.
+    # Nothing puts driver and table back: the process is ours, and there is no card to go back to.
     triton.runtime.driver.set_active(_Driver(key.architecture))
+    launch.use_entries({key: entry}, "ahead of time")
     with (
         mock.patch.object(JITFunction, "__getitem__", compile_only),
         mock.patch.object(launch, "architecture", return_value=key.architecture),
-        mock.patch.dict(launch.TABLE, {key: entry}),
     ):
         yield compiled
 
@@ -147,6 +149,14 @@ def _call(op: str, size: int, dtype: torch.dtype) -> tuple[JITFunction, Callable
     rows, width = torch.empty(T, max(size, 1), dtype=dtype), torch.empty(max(size, 1))
     residual, stats = rows.float(), torch.empty(T)  # the residual stream stays fp32 under autocast
     wide, bias = torch.empty(T, 3072, dtype=dtype), torch.empty(3072)
+
+    logits, targets = torch.empty(T, 50_304, dtype=dtype), torch.empty(T, dtype=torch.int64)
+
+    def cross_entropy_rows() -> object:
+        return cross_entropy.cross_entropy_rows(
+            logits, targets, stats, stats, None,
+            ignore_index=-100, z_loss=0.0, label_smoothing=0.0, gradient=True,
+        )  # fmt: skip
 
     def attention_backward() -> object:
         return attention._attention_backward(y, qkv, y, lse, n_head)
@@ -176,6 +186,7 @@ def _call(op: str, size: int, dtype: torch.dtype) -> tuple[JITFunction, Callable
             gelu._backward_kernel,
             lambda: gelu._gelu_backward(wide, wide, bias, "tanh"),
         ),
+        "cross_entropy": (cross_entropy._cross_entropy_kernel, cross_entropy_rows),
     }
     return calls[op]
 

@@ -10,6 +10,7 @@ keys and values are separate tensors already, which shows what the packing costs
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -55,7 +56,8 @@ def _implementation(impl: str, n_head: int) -> Callable[..., Tensor]:
 
     if impl == "torch.compile":
         return common.compiled(eager)
-    return {"triton": triton, SPLIT: split}.get(impl, with_backend)
+    special: dict[str, Callable[..., Tensor]] = {"triton": triton, SPLIT: split}
+    return special.get(impl, with_backend)
 
 
 def _make(impl: str, direction: str, shape: tuple[int, int, int, int]) -> common.Call:
@@ -77,7 +79,7 @@ def cases() -> Iterator[common.Case]:
                     direction=direction,
                     impl=impl,
                     shape=f"{B}×{T}, {n_head} heads of {D}",
-                    make=lambda i=impl, d=direction, s=(B, T, n_head, D): _make(i, d, s),
+                    make=functools.partial(_make, impl, direction, (B, T, n_head, D)),
                     # Two products of 2·T²·D each, halved by the mask.
                     flops=int(PRODUCTS[direction] * 2 * B * n_head * T * T * D),
                 )

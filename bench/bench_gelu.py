@@ -8,6 +8,7 @@ GELU without a gate, so it is not measured here.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -56,7 +57,7 @@ def cases() -> Iterator[common.Case]:
                     direction=direction,
                     impl=impl,
                     shape=f"{ROWS}×{width}",
-                    make=lambda i=impl, d=direction, w=width: _make(i, d, w),
+                    make=functools.partial(_make, impl, direction, width),
                     bytes=TRAFFIC[direction] * ROWS * width * DTYPE.itemsize,
                 )
 

@@ -9,6 +9,7 @@ measured where it is installed, and has no add + LayerNorm.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
@@ -89,7 +90,7 @@ def cases() -> Iterator[common.Case]:
                         direction=direction,
                         impl=impl,
                         shape=f"{ROWS}×{width}",
-                        make=lambda o=op, i=impl, d=direction, w=width: _make(o, i, d, w),
+                        make=functools.partial(_make, op, impl, direction, width),
                         bytes=traffic[direction] * ROWS * width * DTYPE.itemsize,
                     )
 

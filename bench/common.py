@@ -72,8 +72,8 @@ class Limits:
 
 def time_call(call: Call, budget_ms: float = 50.0) -> Timing:
     """Time single calls until they add up to about `budget_ms`, 10 to 200 of them."""
-    flush = torch.empty(4 * torch.cuda.get_device_properties(0).L2_cache_size, dtype=torch.int8)
-    flush = flush.to(DEVICE)
+    cache = torch.cuda.get_device_properties(0).L2_cache_size
+    flush = torch.empty(4 * cache, dtype=torch.int8, device=DEVICE)
     for _ in range(3):  # compiles, and gives the first estimate
         estimate = _one_call(call, flush)
     calls = max(10, min(200, int(budget_ms / max(estimate, 1e-3))))
@@ -83,16 +83,20 @@ def time_call(call: Call, budget_ms: float = 50.0) -> Timing:
 
 
 def _one_call(call: Call, flush: Tensor) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start, end = _timing_event(), _timing_event()
     flush.zero_()
     # About half a millisecond of idling on the card, in which Python launches the call: what is
     # timed is the card alone.
-    torch.cuda._sleep(1_000_000)
+    torch.cuda._sleep(1_000_000)  # type: ignore[no-untyped-call]
     start.record()
     call()
     end.record()
     end.synchronize()
     return float(start.elapsed_time(end))
+
+
+def _timing_event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 def peak_megabytes(call: Call) -> float:
@@ -152,10 +156,16 @@ def compiled(op: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def main(name: str, cases: Sequence[Case]) -> int:
-    """Measure every case, print a table, write JSON and a plot; the exit status."""
+    """Measure every case, print a table, write JSON and a plot; 2 where there is no card."""
     if not torch.cuda.is_available():
         print(f"{name} measures a CUDA device and this machine has none", file=sys.stderr)
         return 2
+    measure(name, cases)
+    return 0
+
+
+def measure(name: str, cases: Sequence[Case]) -> None:
+    """What `main` does once there is a card."""
     limits = measure_limits()
     rows = [_measure(case, limits) for case in cases]
     machine = describe_machine()
@@ -167,13 +177,12 @@ def main(name: str, cases: Sequence[Case]) -> int:
     path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     _plot(name, machine, rows, path.with_suffix(".png"))
     print(f"wrote {path}")
-    return 0
 
 
 def _measure(case: Case, limits: Limits) -> dict[str, Any]:
     call = case.make()
     timing = time_call(call)
-    row = {
+    row: dict[str, Any] = {
         "op": case.op,
         "direction": case.direction,
         "shape": case.shape,

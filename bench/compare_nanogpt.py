@@ -188,7 +188,16 @@ def _print_steps(rows: list[dict[str, Any]]) -> None:
     first = rows[0]
     best = max(row["tokens_per_second"] for row in rows if row["name"].startswith("nanoGPT"))
     table = Table(title="same data, same shape, same steps")
-    for column in ("", "tokens/s", "quartiles", "× default", "× its best", "peak MB", "train", "val"):
+    for column in (
+        "",
+        "tokens/s",
+        "quartiles",
+        "× default",
+        "× its best",
+        "peak MB",
+        "train",
+        "val",
+    ):
         table.add_column(column, justify="left" if not column else "right")
     for row in rows:
         low, high = row["quartiles"]
@@ -209,7 +218,7 @@ def _print_steps(rows: list[dict[str, Any]]) -> None:
 
 
 def same_time(options: Options) -> dict[str, Any]:
-    """pygpt's default CPU run, and nanoGPT's CPU recipe for as long, on the same bytes."""
+    """Pygpt's default CPU run, and nanoGPT's CPU recipe for as long, on the same bytes."""
     turns = 20
     preset = {key: value for key, value in PRESETS["stdlib-cpu"].items() if key != "prompt"}
     preset["micro_batch"] = preset["batch_tokens"] // preset["block_size"]
@@ -253,7 +262,10 @@ def same_time(options: Options) -> dict[str, Any]:
         }  # fmt: skip
         rows.append(row)
         table.add_row(
-            side.name, f"{row['steps']:,}", f"{row['seconds']:.0f}", f"{val_loss:.4f}",
+            side.name,
+            f"{row['steps']:,}",
+            f"{row['seconds']:.0f}",
+            f"{val_loss:.4f}",
             f"{side.peak_memory / 1e6:,.0f}",
         )
         side.close()

@@ -343,14 +343,14 @@ def _sizes(qkv: Tensor, n_head: int) -> tuple[tuple[int, int, int], int]:
     return (B, T, packed // 3), packed // (3 * n_head)
 
 
-def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _setup_context(ctx, inputs, output) -> None:
     qkv, ctx.n_head = inputs
     y, lse = output
     ctx.mark_non_differentiable(lse)
     ctx.save_for_backward(qkv, y, lse)
 
 
-def _backward(ctx, dy, _dlse) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+def _backward(ctx, dy, _dlse) -> tuple[Tensor, None]:
     return _attention_backward(dy, *ctx.saved_tensors, ctx.n_head), None
 
 

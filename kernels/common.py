@@ -6,6 +6,8 @@ opaque operator with a fake is one registration that holds on a card and in the 
 torch.compile takes either without a graph break.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.library import CustomOpDef  # type: ignore[attr-defined]
@@ -30,7 +32,7 @@ def unit_stride(x: Tensor) -> Tensor:
 
 def as_rows(x: Tensor) -> Tensor:
     """`x` (…, C) as (M, C) with its last dimension contiguous; a view wherever that is possible."""
-    return unit_stride(x.reshape(x.shape[:-1].numel(), x.size(-1)))
+    return unit_stride(x.reshape(math.prod(x.shape[:-1]), x.size(-1)))
 
 
 def forbid_second_derivative(backward: CustomOpDef, op: str) -> None:

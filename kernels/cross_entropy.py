@@ -14,13 +14,12 @@ All arithmetic is in fp32, by exp2 of logits times log2(e).
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from pygpt.kernels import launch
+from torch import Tensor
 
 _LOG2E = tl.constexpr(1.4426950408889634)
 _LN2 = tl.constexpr(0.6931471805599453)
-_LOWEST = tl.constexpr(-3.4028234663852886e38)  # finite: -inf minus -inf would be NaN
+_LOWEST = tl.constexpr(-2e38)  # finite, and times log2(e) too: -inf minus -inf would be NaN
 
 
 @triton.jit

@@ -158,12 +158,12 @@ def _empty_gradients(x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), d_bias
 
 
-def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _setup_context(ctx, inputs, output) -> None:
     x, bias, ctx.approximate = inputs
     ctx.save_for_backward(x, bias)
 
 
-def _backward(ctx, dy):  # type: ignore[no-untyped-def]
+def _backward(ctx, dy):
     x, bias = ctx.saved_tensors
     dx, d_bias = _gelu_backward(dy, x, bias, ctx.approximate)
     return dx, None if bias is None else d_bias.to(bias.dtype), None

@@ -1,8 +1,9 @@
 """Launch configurations: one table by architecture, operator, size class and element width.
 
 The table is fixed, so that a resumed run sums in the order in which it began. The architectures
-are sm_80 (A100), sm_89 (RTX 40, L4) and sm_90 (H100, H200); a newer card takes the entries of the
-nearest one below it, an older one is refused. ``bench/aot_report.py`` compiles every entry for its
+are sm_80 (A100), sm_89 (RTX 40, L4) and sm_90 (H100, H200). Other cards take the entries of one
+with as much shared memory (RTX 30 and RTX 50: sm_89), newer ones those of the nearest one below;
+cards older than sm_80 are refused. ``bench/aot_report.py`` compiles every entry for its
 architecture, without a card, and prints registers, stack and shared memory; a test holds each entry
 to its card's limits.
 
@@ -13,7 +14,6 @@ those that won. It is read only on request: by the environment variable PYGPT_LA
 
 import dataclasses
 import functools
-import hashlib
 import json
 import logging
 import os
@@ -25,6 +25,9 @@ from torch import Tensor
 log = logging.getLogger("pygpt")
 
 ARCHITECTURES = ("sm_80", "sm_89", "sm_90")
+
+# RTX 30, RTX 50 and GB10: 100 KiB of shared memory per SM, like sm_89, and no warp-group products.
+_LIKE_SM_89 = (86, 120, 121)
 
 HEAD_CLASSES = (16, 32, 64, 128)
 WIDTH_CLASSES = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -93,45 +96,95 @@ def _round_up(value: int, classes: tuple[int, ...], name: str) -> int:
 
 
 # --- the table ------------------------------------------------------------------------------------
+# Chosen by what they compile to, not by time: `python -m pygpt.tune` does that, on a card.
+# Registers decide on sm_80 and sm_89, where a tile may spill nothing and must leave room for two
+# programs per SM. On sm_90 whole warp groups multiply out of shared memory and want 64 rows.
+
+_FULL = "two groups of four warps share each block of keys; their sums fill the registers"
+_WIDE = "one row and its sums fill the registers; wider than any GPT-2, so right before fast"
+
+# (operator, head class): the launch on sm_80, sm_89 and sm_90. Tiles are queries × keys.
+_ATTENTION_16_BIT = {
+    ("attention_forward", 16): (Launch(64, 64, 4, 3), Launch(64, 64, 4, 3), Launch(128, 64, 8, 3)),
+    ("attention_forward", 32): (Launch(64, 64, 4, 3), Launch(64, 64, 4, 3), Launch(128, 64, 8, 3)),
+    ("attention_forward", 64): (Launch(64, 64, 4, 3), Launch(64, 64, 4, 3), Launch(128, 64, 8, 3)),
+    ("attention_forward", 128): (
+        Launch(64, 64, 4, 2), Launch(64, 32, 4, 2), Launch(128, 64, 8, 3, reason=_FULL)
+    ),
+    ("attention_dkdv", 16): (Launch(64, 64, 4, 2), Launch(64, 64, 4, 2), Launch(64, 64, 4, 2)),
+    ("attention_dkdv", 32): (Launch(32, 64, 4, 3), Launch(32, 64, 4, 3), Launch(64, 64, 4, 2)),
+    ("attention_dkdv", 64): (Launch(32, 64, 4, 2), Launch(32, 64, 4, 2), Launch(64, 64, 4, 2)),
+    ("attention_dkdv", 128): (Launch(32, 32, 4, 2), Launch(32, 32, 4, 2), Launch(32, 64, 4, 3)),
+    ("attention_dq", 16): (Launch(64, 64, 4, 3), Launch(64, 64, 4, 3), Launch(64, 64, 4, 3)),
+    ("attention_dq", 32): (Launch(64, 64, 4, 3), Launch(64, 64, 4, 3), Launch(64, 64, 4, 3)),
+    ("attention_dq", 64): (Launch(64, 32, 4, 3), Launch(64, 32, 4, 3), Launch(64, 64, 4, 3)),
+    ("attention_dq", 128): (Launch(64, 32, 4, 2), Launch(32, 32, 4, 2), Launch(64, 64, 4, 2)),
+}  # fmt: skip
+
+# The same on every architecture: exact fp32 products run on the ordinary units everywhere.
+_ATTENTION_32_BIT = {
+    ("attention_forward", 16): Launch(32, 32, 4, 2),
+    ("attention_forward", 32): Launch(32, 32, 4, 2),
+    ("attention_forward", 64): Launch(32, 32, 4, 2),
+    ("attention_forward", 128): Launch(32, 16, 8),
+    ("attention_dkdv", 16): Launch(32, 32, 4),
+    ("attention_dkdv", 32): Launch(32, 32, 4),
+    ("attention_dkdv", 64): Launch(32, 32, 8),
+    ("attention_dkdv", 128): Launch(16, 16, 4),
+    ("attention_dq", 16): Launch(32, 32, 4),
+    ("attention_dq", 32): Launch(32, 32, 4),
+    ("attention_dq", 64): Launch(32, 32, 4),
+    ("attention_dq", 128): Launch(32, 16, 4),
+}
+
+# Width class: the launch of the forward and of the backward, on every architecture. 32 elements of
+# a tile per thread in the forward; 16 in the backward, which holds five such tiles at once.
+_LAYER_NORM = {
+    128: (Launch(32, 128, 4), Launch(16, 128, 4)),
+    256: (Launch(16, 256, 4), Launch(8, 256, 4)),
+    512: (Launch(8, 512, 4), Launch(4, 512, 4)),
+    1024: (Launch(4, 1024, 4), Launch(2, 1024, 4)),
+    2048: (Launch(2, 2048, 4), Launch(1, 2048, 4)),
+    4096: (Launch(1, 4096, 8), Launch(1, 4096, 8)),
+    8192: (Launch(1, 8192, 16), Launch(1, 8192, 16, reason=_WIDE)),
+    16384: (Launch(1, 16384, 16, reason=_WIDE), Launch(1, 16384, 32, reason=_WIDE)),
+}
+
+# Programs that sum over all rows, by architecture: a few per SM of an A100 (108), an RTX 4070 (46)
+# and an H200 (132). Fixed, not read off the card, so that every card sums in the same order.
+_LAYER_NORM_PROGRAMS = {"sm_80": 432, "sm_89": 368, "sm_90": 528}
+_GELU_PROGRAMS = {"sm_80": 864, "sm_89": 368, "sm_90": 1056}
 
 
-def _attention_entries() -> dict[Key, Launch]:
+def _build_table() -> dict[Key, Launch]:
     table = {}
-    for arch in ARCHITECTURES:
-        for size in HEAD_CLASSES:
-            for bits in (16, 32):
-                big = 64 if bits == 16 else 32
-                table[Key(arch, "attention_forward", size, bits)] = Launch(big, big, 4, 2)
+    for arch, column in zip(ARCHITECTURES, range(3), strict=True):
+        for (op, size), launches in _ATTENTION_16_BIT.items():
+            table[Key(arch, op, size, 16)] = launches[column]
+        for (op, size), launch in _ATTENTION_32_BIT.items():
+            table[Key(arch, op, size, 32)] = launch
+        for bits in (16, 32):
+            for size in HEAD_CLASSES:
                 table[Key(arch, "attention_delta", size, bits)] = Launch(64, 0, 4)
                 table[Key(arch, "decode_attention", size, bits)] = Launch(1, 64, 4)
-                table[Key(arch, "attention_dkdv", size, bits)] = Launch(32, big, 4, 2)
-                table[Key(arch, "attention_dq", size, bits)] = Launch(big, 32, 4, 2)
-    return table
-
-
-def _row_entries() -> dict[Key, Launch]:
-    table = {}
-    for arch in ARCHITECTURES:
-        for bits in (16, 32):
-            for width in WIDTH_CLASSES:
-                table[Key(arch, "layer_norm_forward", width, bits)] = Launch(
-                    max(1, 4096 // width), width, max(4, width // 1024)
-                )
-                table[Key(arch, "layer_norm_backward", width, bits)] = Launch(
-                    max(1, 2048 // width), width, max(4, width // 512), programs=256
-                )
+            programs = _LAYER_NORM_PROGRAMS[arch]
+            for width, (forward, backward) in _LAYER_NORM.items():
+                summing = dataclasses.replace(backward, programs=programs)
+                table[Key(arch, "layer_norm_forward", width, bits)] = forward
+                table[Key(arch, "layer_norm_backward", width, bits)] = summing
             table[Key(arch, "gelu_forward", 0, bits)] = Launch(8, 256, 4)
-            table[Key(arch, "gelu_backward", 0, bits)] = Launch(8, 256, 4, programs=256)
             table[Key(arch, "cross_entropy", 0, bits)] = Launch(1, 4096, 8)
+            programs = _GELU_PROGRAMS[arch]
+            table[Key(arch, "gelu_backward", 0, bits)] = Launch(8, 256, 4, programs=programs)
     return table
 
 
-TABLE: dict[Key, Launch] = {**_attention_entries(), **_row_entries()}
+TABLE = _build_table()
 
 # --- lookup ---------------------------------------------------------------------------------------
 
 _tuned: dict[Key, Launch] = {}
-_tuned_from = ""
+_tuned_from: str | None = None  # None until the environment has been looked at
 
 
 def find(op: str, size: int, x: Tensor) -> Launch:
@@ -142,15 +195,20 @@ def find(op: str, size: int, x: Tensor) -> Launch:
         size: the size class, 0 where it does not matter.
         x: the operand whose device and dtype decide.
     """
-    if not _tuned_from and "PYGPT_LAUNCH_TABLE" in os.environ:
-        use_table(Path(os.environ["PYGPT_LAUNCH_TABLE"]))
+    _look_at_environment()
     key = Key(architecture(x.device), op, size, 8 * x.element_size())
     return _tuned.get(key) or TABLE[key]
 
 
+def _look_at_environment() -> None:
+    if _tuned_from is None:
+        named = os.environ.get("PYGPT_LAUNCH_TABLE")
+        use_table(Path(named) if named else None)
+
+
 @functools.cache
 def architecture(device: torch.device) -> str:
-    """The table's architecture for `device`: its own, or the nearest one below it.
+    """The table's architecture for `device`: its own, or the one it is most like.
 
     In the interpreter, whose tensors are on the CPU, it is sm_89, the main target.
 
@@ -160,44 +218,52 @@ def architecture(device: torch.device) -> str:
     if device.type != "cuda":
         return "sm_89"
     major, minor = torch.cuda.get_device_capability(device)
-    known = [name for name in ARCHITECTURES if int(name[3:]) <= 10 * major + minor]
+    capability = 10 * major + minor
+    if capability in _LIKE_SM_89:
+        return "sm_89"
+    known = [name for name in ARCHITECTURES if int(name.removeprefix("sm_")) <= capability]
     if not known:
         raise ValueError(
-            f"{torch.cuda.get_device_name(device)} is sm_{major}{minor}; the Triton kernels need "
+            f"{torch.cuda.get_device_name(device)} is sm_{capability}; the Triton kernels need "
             f"{ARCHITECTURES[0]} or newer. Take impl='eager'"
         )
     return known[-1]
 
 
+def use_entries(entries: dict[Key, Launch], source: str) -> None:
+    """Take `entries` before the built-in ones; `describe` will say `source`."""
+    global _tuned, _tuned_from  # one table for the process
+    _tuned, _tuned_from = entries, source
+
+
 def use_table(path: Path | None) -> None:
-    """Take the entries of a tuned table before the built-in ones; None goes back to those alone.
+    """Take the entries of a tuned table before the built-in ones; None takes the latter alone.
 
     Raises:
         ValueError: the file is no table written by ``python -m pygpt.tune``.
         OSError: it can't be read.
     """
-    global _tuned, _tuned_from  # noqa: PLW0603 - the process has one table, like one card driver
     if path is None:
-        _tuned, _tuned_from = {}, ""
+        use_entries({}, "")
         return
     text = path.read_text(encoding="utf-8")
     try:
-        entries = json.loads(text)["entries"]
-        _tuned = {Key.parse(key): Launch(**launch) for key, launch in entries.items()}
+        fields = json.loads(text)
+        entries = {Key.parse(key): Launch(**entry) for key, entry in fields["entries"].items()}
+        source = f"{path} ({fields['id']})"
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is no launch table ({type(error).__name__}: {error}); write one with "
             "python -m pygpt.tune"
         ) from error
-    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    _tuned_from = f"{path} (sha256 {digest})"
-    log.warning("launch table: %d entries from %s", len(_tuned), _tuned_from)
+    use_entries(entries, source)
+    log.warning("launch table: %d entries from %s", len(entries), source)
 
 
-def write_table(path: Path, entries: dict[Key, Launch], machine: dict[str, str]) -> None:
-    """Write a tuned table, with the machine that it was measured on."""
+def write_table(path: Path, entries: dict[Key, Launch], identity: str) -> None:
+    """Write a tuned table for `use_table`; `identity` is what `describe` will call it."""
     fields = {
-        "machine": machine,
+        "id": identity,
         "entries": {str(key): dataclasses.asdict(entries[key]) for key in sorted(entries)},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -205,5 +271,6 @@ def write_table(path: Path, entries: dict[Key, Launch], machine: dict[str, str])
 
 
 def describe() -> str:
-    """Which table is in use, for logs and checkpoints: "built-in", or the tuned file and hash."""
+    """Which table is in use, for logs and checkpoints: "built-in", or the tuned file and its id."""
+    _look_at_environment()
     return _tuned_from or "built-in"

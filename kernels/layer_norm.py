@@ -18,6 +18,8 @@ equal bits.
 Sizes: M rows, C = width.
 """
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -146,7 +148,7 @@ def _launch_forward(
 
 def _empty_outputs(x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     summed = x.new_empty(0) if residual is None else residual.new_empty(x.shape)
-    n_rows = x.shape[:-1].numel()
+    n_rows = math.prod(x.shape[:-1])  # torch.Size.numel() would make a dynamic shape a constant
     mean, rstd = (x.new_empty(n_rows, dtype=torch.float32) for _ in range(2))
     return x.new_empty(x.shape), summed, mean, rstd
 
@@ -238,14 +240,14 @@ def _empty_gradients(
     return values.new_empty(values.shape), d_x, sums
 
 
-def _save(ctx, values, weight, bias, mean, rstd) -> None:  # type: ignore[no-untyped-def]
+def _save(ctx, values, weight, bias, mean, rstd) -> None:
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(mean, rstd)
     ctx.save_for_backward(values, weight, mean, rstd)
     ctx.bias_dtype = None if bias is None else bias.dtype
 
 
-def _differentiate(  # type: ignore[no-untyped-def]
+def _differentiate(
     ctx, d_normed: Tensor, d_summed: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """(gradient of values, of x, of weight, of bias), each in its own dtype."""
@@ -260,24 +262,23 @@ def _differentiate(  # type: ignore[no-untyped-def]
     return d_values, d_x, sums[0].to(weight.dtype), d_bias
 
 
-def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _setup_context(ctx, inputs, output) -> None:
     x, weight, bias, _ = inputs
     _save(ctx, x, weight, bias, *output[1:])
 
 
-def _backward(ctx, d_normed, *_):  # type: ignore[no-untyped-def]
-    _, d_x, d_weight, d_bias = _differentiate(ctx, d_normed, None)
-    return d_x, d_weight, d_bias, None
+def _backward(ctx, d_normed, *_):
+    return *_differentiate(ctx, d_normed, None)[1:], None
 
 
-def _add_setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _add_setup_context(ctx, inputs, output) -> None:
     x, _, weight, bias, _ = inputs
     _, summed, mean, rstd = output
     _save(ctx, summed, weight, bias, mean, rstd)
     ctx.x_dtype = x.dtype
 
 
-def _add_backward(ctx, d_normed, d_summed, *_):  # type: ignore[no-untyped-def]
+def _add_backward(ctx, d_normed, d_summed, *_):
     if d_normed is None:  # only the sum was used
         d_normed = torch.zeros_like(ctx.saved_tensors[0], dtype=ctx.x_dtype)
     d_residual, d_x, d_weight, d_bias = _differentiate(ctx, d_normed, d_summed)

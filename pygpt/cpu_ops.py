@@ -56,7 +56,9 @@ def cross_entropy_rows(
     if logits.dtype not in DTYPES:
         raise ValueError(f"cross_entropy_rows takes fp32 and bf16 logits, not {logits.dtype}")
     if vocab > 1 and logits.stride(1) != 1:
-        raise ValueError(f"cross_entropy_rows: a row of logits has stride {logits.stride(1)}, not 1")
+        raise ValueError(
+            f"cross_entropy_rows: a row of logits has stride {logits.stride(1)}, not 1"
+        )
     _check_vector("targets", targets, rows, torch.int64)
     _check_vector("loss", loss, rows, torch.float32)
     _check_vector("lse", lse, rows, torch.float32)
@@ -83,7 +85,7 @@ def cross_entropy_rows(
 
 
 def accumulate(total: Tensor, addend: Tensor, *, level: str = "") -> None:
-    """total += addend, for an fp32 total and a bf16 addend of the same shape, both contiguous.
+    """Total += addend, for an fp32 total and a bf16 addend of the same shape, both contiguous.
 
     Four times as fast as PyTorch's add of two dtypes.
 

@@ -62,9 +62,7 @@ def describe(
 class Display:
     """Shows training: a live bar on a terminal, lines elsewhere; TensorBoard where installed."""
 
-    def __init__(
-        self, console: Console, run: Run, config: TrainConfig, step: int
-    ) -> None:
+    def __init__(self, console: Console, run: Run, config: TrainConfig, step: int) -> None:
         self._console = console
         self._run = run
         self._config = config

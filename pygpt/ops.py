@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pygpt import cpu_gelu
 from pygpt import linear_cross_entropy as fused_loss
 from pygpt.errors import InputError
 
@@ -37,7 +38,7 @@ IMPLS = ("eager", "triton", "native")
 _FASTEST: dict[str, dict[str, str]] = {
     "attention": {"cuda": "triton"},
     "layer_norm": {"cuda": "triton"},
-    "gelu": {"cuda": "triton"},
+    "gelu": {"cpu": "native", "cuda": "triton"},
     "linear_cross_entropy": {"cpu": "native", "cuda": "triton"},
 }
 
@@ -45,7 +46,7 @@ _FASTEST: dict[str, dict[str, str]] = {
 _AVAILABLE: dict[str, tuple[str, ...]] = {
     "attention": ("triton",),
     "layer_norm": ("triton",),
-    "gelu": ("triton",),
+    "gelu": ("triton", "native"),
     "linear_cross_entropy": ("triton", "native"),
 }
 
@@ -96,6 +97,15 @@ class Implementations:
         return ",".join(f"{op}={impl}" for op, impl in dataclasses.asdict(self).items())
 
 
+def launch_table(impl: Implementations) -> str | None:
+    """Which launch configurations the Triton kernels of `impl` take; None where it has none."""
+    if "triton" not in dataclasses.astuple(impl):
+        return None
+    from pygpt.kernels import launch
+
+    return launch.describe()
+
+
 def select(op: str, impl: str, device: torch.device) -> str:
     """The implementation that runs for `op` on `device`: "eager", "triton" or "native".
 
@@ -136,20 +146,28 @@ def _check(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def _check_devices(op: str, **tensors: Tensor) -> None:
-    devices = {name: tensor.device for name, tensor in tensors.items()}
-    _check(len(set(devices.values())) == 1, f"{op}: operands are on different devices: {devices}")
+# Messages are put together only when they are raised: under torch.compile a shape that goes into a
+# string is a constant from then on, and every other length would be compiled anew.
+
+
+def _check_devices(op: str, *tensors: Tensor) -> None:
+    if any(tensor.device != tensors[0].device for tensor in tensors):
+        devices = ", ".join(str(tensor.device) for tensor in tensors)
+        raise ValueError(f"{op}: operands are on different devices: {devices}")
 
 
 def _check_vector(op: str, name: str, vector: Tensor | None, x: Tensor) -> None:
     """A parameter (C,) that goes with x (…, C)."""
-    if vector is not None:
-        _check(
-            vector.shape == x.shape[-1:],
+    if x.dim() == 0:
+        raise ValueError(f"{op}: x must be (…, C), got a scalar")
+    if vector is None:
+        return
+    if vector.shape != x.shape[-1:]:
+        raise ValueError(
             f"{op}: {name} {tuple(vector.shape)} must be ({x.size(-1)},), the last dimension of x "
-            f"{tuple(x.shape)}",
+            f"{tuple(x.shape)}"
         )
-        _check_devices(op, **{"x": x, name: vector})
+    _check_devices(op, x, vector)
 
 
 # --- attention ------------------------------------------------------------------------------------
@@ -172,11 +190,12 @@ def attention(qkv: Tensor, n_head: int, *, dropout: float = 0.0, impl: str = "au
     Raises:
         ValueError: wrong rank, or a last dimension that is not 3·n_head·D.
     """
-    _check(qkv.dim() == 3, f"attention: qkv must be (B, T, 3·C), got {tuple(qkv.shape)}")
-    _check(
-        n_head > 0 and qkv.size(2) % (3 * n_head) == 0,
-        f"attention: qkv's last dimension {qkv.size(2)} is not 3 × {n_head} heads × head size",
-    )
+    if qkv.dim() != 3:
+        raise ValueError(f"attention: qkv must be (B, T, 3·C), got {tuple(qkv.shape)}")
+    if n_head < 1 or qkv.size(2) % (3 * n_head) != 0 or qkv.size(2) == 0:
+        raise ValueError(
+            f"attention: qkv's last dimension {qkv.size(2)} is not 3 × {n_head} heads × head size"
+        )
     if select("attention", impl, qkv.device) == "eager":
         return _attention_eager(qkv, n_head, dropout)
     if dropout > 0.0:
@@ -194,7 +213,8 @@ def _attention_eager(qkv: Tensor, n_head: int, dropout: float) -> Tensor:
     return _merge_heads(y)
 
 
-@torch.compiler.assume_constant_result  # runs while torch.compile traces, not in the graph
+# Runs while torch.compile traces, not in the graph.
+@torch.compiler.assume_constant_result
 def _notice_dropout() -> None:
     _warn_once("attention: dropout > 0 has no Triton kernel; it runs as impl='eager'")
 
@@ -215,19 +235,20 @@ def decode_attention(q: Tensor, k: Tensor, v: Tensor, n_head: int, *, impl: str 
     Raises:
         ValueError: shapes that disagree.
     """
-    _check(
-        q.dim() == 3 and q.size(1) == 1, f"decode_attention: q is (B, 1, C), got {tuple(q.shape)}"
-    )
-    _check(
-        k.shape == v.shape and k.dim() == 3 and (k.size(0), k.size(2)) == (q.size(0), q.size(2)),
-        f"decode_attention: k {tuple(k.shape)} and v {tuple(v.shape)} don't fit q {tuple(q.shape)}",
-    )
-    _check(q.size(2) % n_head == 0, f"decode_attention: {q.size(2)} channels, {n_head} heads")
-    _check_devices("decode_attention", q=q, k=k, v=v)
-    _check(
-        q.dtype == k.dtype == v.dtype,
-        f"decode_attention: q, k and v are {q.dtype}, {k.dtype} and {v.dtype}; they must agree",
-    )
+    if q.dim() != 3 or q.size(1) != 1:
+        raise ValueError(f"decode_attention: q is (B, 1, C), got {tuple(q.shape)}")
+    if k.shape != v.shape or k.dim() != 3 or (k.size(0), k.size(2)) != (q.size(0), q.size(2)):
+        raise ValueError(
+            f"decode_attention: k {tuple(k.shape)} and v {tuple(v.shape)} don't fit q "
+            f"{tuple(q.shape)}"
+        )
+    if n_head < 1 or q.size(2) % n_head != 0:
+        raise ValueError(f"decode_attention: {q.size(2)} channels, {n_head} heads")
+    if not q.dtype == k.dtype == v.dtype:
+        raise ValueError(
+            f"decode_attention: q, k and v are {q.dtype}, {k.dtype} and {v.dtype}; they must agree"
+        )
+    _check_devices("decode_attention", q, k, v)
     if select("attention", impl, q.device) == "triton":
         from pygpt.kernels.decode_attention import decode_attention as decode_attention_triton
 
@@ -268,7 +289,8 @@ def layer_norm(
     Raises:
         ValueError: weight or bias that don't fit x.
     """
-    _check_norm("layer_norm", x, weight, bias)
+    _check_vector("layer_norm", "weight", weight, x)
+    _check_vector("layer_norm", "bias", bias, x)
     if select("layer_norm", impl, x.device) == "triton":
         from pygpt.kernels.layer_norm import layer_norm as layer_norm_triton
 
@@ -303,12 +325,13 @@ def add_layer_norm(
     Raises:
         ValueError: shapes that disagree.
     """
-    _check(
-        x.shape == residual.shape,
-        f"add_layer_norm: x {tuple(x.shape)} and residual {tuple(residual.shape)} differ",
-    )
-    _check_norm("add_layer_norm", x, weight, bias)
-    _check_devices("add_layer_norm", x=x, residual=residual)
+    if x.shape != residual.shape:
+        raise ValueError(
+            f"add_layer_norm: x {tuple(x.shape)} and residual {tuple(residual.shape)} differ"
+        )
+    _check_devices("add_layer_norm", x, residual)
+    _check_vector("add_layer_norm", "weight", weight, x)
+    _check_vector("add_layer_norm", "bias", bias, x)
     if select("layer_norm", impl, x.device) == "triton":
         from pygpt.kernels.layer_norm import add_layer_norm as add_layer_norm_triton
 
@@ -316,12 +339,6 @@ def add_layer_norm(
         return both
     summed = residual + x
     return _layer_norm_eager(summed, weight, bias, eps).to(x.dtype), summed
-
-
-def _check_norm(op: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    _check(x.dim() > 0, f"{op}: x must be (…, C), got a scalar")
-    _check_vector(op, "weight", weight, x)
-    _check_vector(op, "bias", bias, x)
 
 
 def _layer_norm_eager(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
@@ -354,10 +371,20 @@ def gelu(
     Raises:
         ValueError: a bias that does not fit, or another `approximate`.
     """
-    _check(approximate in ("tanh", "none"), f"gelu: approximate={approximate!r}, not 'tanh'/'none'")
-    _check(x.dim() > 0, "gelu: x must be (…, C), got a scalar")
+    if approximate not in ("tanh", "none"):
+        raise ValueError(f"gelu: approximate={approximate!r}, not 'tanh'/'none'")
     _check_vector("gelu", "bias", bias, x)
-    if select("gelu", impl, x.device) == "triton":
+    chosen = select("gelu", impl, x.device)
+    if chosen == "native" and (approximate != "tanh" or x.dtype not in cpu_gelu.DTYPES):
+        _check(
+            impl == "auto",
+            f"gelu: impl='native' takes float32 and bfloat16 and approximate='tanh', not {x.dtype} "
+            f"and {approximate!r}; take impl='eager'",
+        )
+        chosen = "eager"
+    if chosen == "native":
+        return cpu_gelu.gelu(x, bias)
+    if chosen == "triton":
         from pygpt.kernels.gelu import gelu as gelu_triton
 
         y: Tensor = gelu_triton(x, bias, approximate=approximate)
@@ -380,7 +407,7 @@ def linear_cross_entropy(
 ) -> Tensor: ...
 
 
-def linear_cross_entropy(
+def linear_cross_entropy(  # type: ignore[misc]  # its overloads say **options for most of this
     x: Tensor,
     weight: Tensor,
     targets: Tensor,
@@ -395,8 +422,8 @@ def linear_cross_entropy(
     """The head and its loss: cross-entropy of softmax(x·weightᵀ) against the targets, in nats.
 
     The triton and native implementations never hold the (M, V) logits and compute the gradients
-    with the loss: see `pygpt.linear_cross_entropy`. They take fp32 and bf16, triton fp16 too; "auto"
-    is eager for other dtypes. A second backward through one loss is an error there.
+    with the loss: see `pygpt.linear_cross_entropy`. They take fp32 and bf16, triton fp16 too, and
+    "auto" is eager for other dtypes. A second backward through one loss is an error there.
 
     Args:
         x: (M, C), the final hidden states.
@@ -464,7 +491,7 @@ def _gemm_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
         return torch.get_autocast_dtype(x.device.type)
     _check(
         x.dtype == weight.dtype,
-        f"linear_cross_entropy: x is {x.dtype} and weight {weight.dtype}; cast one, or use autocast",
+        f"linear_cross_entropy: x is {x.dtype} and weight {weight.dtype}; cast one or use autocast",
     )
     return x.dtype
 

@@ -19,7 +19,13 @@ from pygpt.dataset_writer import prepare_stdlib
 from pygpt.display import Display, describe, say
 from pygpt.errors import InputError
 from pygpt.generate import stream_text
-from pygpt.hardware import free_memory, peak_flops, pick_device, pick_dtype
+from pygpt.hardware import (
+    free_memory,
+    keep_freed_memory,
+    peak_flops,
+    pick_device,
+    pick_dtype,
+)
 from pygpt.memory import Plan
 from pygpt.model import GPT
 from pygpt.ops import Implementations
@@ -47,6 +53,8 @@ def main() -> None:
         dry_run.report(console, config, _vocab_size(config))
         return
     device = pick_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     train_split, val_split = open_data(config)
     config = resolve(config, device, train_split)
     model_config = config.model(padded_vocab_size(train_split.tokenizer.n_vocab))

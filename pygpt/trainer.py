@@ -145,9 +145,10 @@ class Trainer:
         """Go on from a checkpoint.
 
         Raises:
-            InputError: it is damaged, or of another model.
+            InputError: it is damaged, or of another model or tokenizer.
         """
-        self.step = checkpoint.load_training(path, self.model, self._optimizer).step
+        state = checkpoint.load_training(path, self.model, self._optimizer, self._val.tokenizer)
+        self.step = state.step
 
     def train(self, observer: Observer, should_stop: Callable[[], bool]) -> None:
         """Train to the last step, or until `should_stop` says so after a step; save there.
@@ -210,8 +211,8 @@ class Trainer:
         x, y = self._batch(self.step)
         accumulation = self.config.accumulation(self._micro_batch)
         loss = torch.zeros((), device=self._device)
-        micro_batches = zip(x.split(self._micro_batch), y.split(self._micro_batch), strict=True)
-        for inputs, targets in micro_batches:
+        shape = (self._accumulation, self._micro_batch, self.config.block_size)
+        for inputs, targets in zip(x.view(shape), y.view(shape), strict=True):
             with self._autocast():
                 # All micro-batches have equally many targets: the mean of means is the mean.
                 part = self._loss(inputs, targets) / accumulation

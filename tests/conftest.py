@@ -8,6 +8,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    # Read where Triton's kernels are defined: without a GPU they run in its interpreter.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 @pytest.fixture
 def seed() -> int:

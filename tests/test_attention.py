@@ -15,6 +15,7 @@ from tests.parity import (
     check_parity,
     far_apart,
     gpu,
+    skip_below_gigabytes,
 )
 
 # (B, T, n_head, D): T beside, on and beyond block borders, T = 1, one head, padded head sizes.
@@ -171,6 +172,7 @@ def test_gpu_parity(D: int, dtype: torch.dtype) -> None:
 
 @gpu
 def test_gpu_offsets_beyond_int32() -> None:
+    skip_below_gigabytes(20)
     B, T, n_head, D = 940, 1024, 12, 64  # B·T·3·C = 2.2e9 elements
     qkv = torch.randn(B, T, 3 * n_head * D, device=DEVICE, dtype=torch.bfloat16)
     qkv.requires_grad_()

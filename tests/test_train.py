@@ -33,10 +33,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run_train(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Run]:
-    """Run the command in this process with the tiny model, and further flags, in a run directory."""
+def run_train(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+    """Run the command in this process: the tiny model, further flags, a run directory."""
 
     def start(out: str, *flags: str) -> Run:
         run = Run(tmp_path / out)
@@ -159,7 +157,9 @@ def test_best_checkpoint_is_kept(run_train: Callable[..., Run]) -> None:
     )  # fmt: skip
     val = {line["step"]: line["val_loss"] for line in run.read_metrics()}
     best = min(val, key=lambda step: val[step])
-    kept = [checkpoint.read_state(path).step for path in checkpoint.list_checkpoints(run.checkpoints)]
+    kept = [
+        checkpoint.read_state(path).step for path in checkpoint.list_checkpoints(run.checkpoints)
+    ]
     assert kept == sorted({best, 7, 8})
     assert best < 7, "the test needs a rate at which the loss rises again"
 
@@ -285,6 +285,8 @@ def test_underscores_and_dashes_mean_the_same(run_train: Callable[..., Run]) -> 
 def test_preset_below_toml_below_flags(run_train: Callable[..., Run], tmp_path: Path) -> None:
     toml = tmp_path / "my.toml"
     toml.write_text("beta1 = 0.8\nbeta2 = 0.5\nmax_steps = 99\n")
-    config = run_train("layers", "--config", str(toml), "--beta2", "0.7", "--max-steps", "2").config()
+    config = run_train(
+        "layers", "--config", str(toml), "--beta2", "0.7", "--max-steps", "2"
+    ).config()
     assert (config.beta1, config.beta2, config.max_steps) == (0.8, 0.7, 2)  # file, flag, flag
     assert config.learning_rate == 1e-3  # preset

@@ -1,0 +1,193 @@
+"""The head and its loss, forward and backward, beside everything else that computes them.
+
+Run: ``python bench/bench_linear_cross_entropy.py`` (``--help`` for the sizes), on a CPU or a GPU.
+
+The three GEMMs alone (x·Wᵀ, dx, dW, by the same chunks, into memory that is there) are what no
+implementation can pass; "of GEMMs" is their time over an implementation's, in the same run.
+bf16 means fp32 weights and bf16 GEMMs, by autocast, or by casts where autocast does not reach.
+"torch chunked" is `torch.nn.functional.linear_cross_entropy` (torch ≥ 2.13), with its own choice of
+chunk and with ours; Liger-Kernel joins on a GPU where it is installed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import interleaved
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import Tensor
+
+from pygpt import linear_cross_entropy as fused_loss
+from pygpt import ops
+from pygpt.hardware import keep_freed_memory, pick_device
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Times the head and its loss against its rivals."""
+
+    device: str = "auto"
+    tokens: int = 0
+    """Tokens of a call; 0 means 2,048 on a CPU and 8,192 on a GPU."""
+    widths: tuple[int, ...] = (384, 768)
+    vocab: int = 50_304
+    dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("bfloat16", "float32")
+    rounds: int = 9
+    skip: tuple[str, ...] = ()
+    """Rivals to leave out, by how their names begin."""
+    default_malloc: bool = False
+    """On a CPU: leave the C library as it is, which gives large blocks back after each use."""
+    json: Path | None = None
+    """File for the results."""
+
+
+def _rivals(
+    options: Options, device: torch.device, width: int, dtype: torch.dtype
+) -> dict[str, Loss]:
+    """Name → loss(x, weight, targets), with fp32 weights and GEMMs in `dtype`."""
+
+    def by_autocast(impl: str) -> Loss:
+        def loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+                return ops.linear_cross_entropy(x, weight, targets, impl=impl)
+
+        return loss
+
+    ours = "triton" if device.type == "cuda" else "native"
+    rivals = {
+        f"pygpt ({ours})": by_autocast(ours),
+        "eager": by_autocast("eager"),
+        "torch.compile": torch.compile(by_autocast("eager"), dynamic=False),
+    }
+    if hasattr(torch.nn, "LinearCrossEntropyOptions"):
+        chunk = fused_loss._chunk_tokens(options.vocab, dtype, device)
+        for name, settings in {
+            f"torch chunked, {chunk} tokens": torch.nn.LinearCrossEntropyOptions(
+                batch_chunk_size=chunk
+            ),
+            "torch chunked, its choice": torch.nn.LinearCrossEntropyOptions(),
+        }.items():
+            rivals[name] = lambda x, weight, targets, settings=settings: F.linear_cross_entropy(
+                x.to(dtype), weight.to(dtype), targets, options=settings
+            )
+    if device.type == "cuda" and importlib.util.find_spec("liger_kernel"):
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+        liger = LigerFusedLinearCrossEntropyLoss()
+        rivals["Liger-Kernel"] = lambda x, weight, targets: liger(
+            weight.to(dtype), x.to(dtype), targets
+        )
+    return {
+        name: loss
+        for name, loss in rivals.items()
+        if not any(name.startswith(prefix) for prefix in options.skip)
+    }
+
+
+def _training_call(loss: Loss, x: Tensor, weight: Tensor, targets: Tensor) -> interleaved.Call:
+    def call() -> None:
+        loss(x, weight, targets).backward()
+        x.grad = weight.grad = None  # here, so that the memory of a call includes them
+
+    return call
+
+
+def _gemms(x: Tensor, weight: Tensor, dtype: torch.dtype) -> interleaved.Call:
+    """The three GEMMs of every chunk, into buffers that exist."""
+    x, weight = x.detach().to(dtype), weight.detach().to(dtype)
+    chunk = min(len(x), fused_loss._chunk_tokens(len(weight), dtype, x.device))
+    logits, dx, dweight = x.new_zeros(chunk, len(weight)), torch.empty_like(x), weight.clone()
+
+    def call() -> None:
+        for start in range(0, len(x), chunk):
+            part = x[start : start + chunk]
+            rows = logits[: len(part)]
+            torch.mm(part, weight.t(), out=rows)
+            torch.mm(rows, weight, out=dx[start : start + chunk])
+            torch.mm(rows.t(), part, out=dweight)
+
+    return call
+
+
+def main(options: Options) -> int:
+    """Measure memory first, while freed memory still goes back to the system, then time."""
+    device = pick_device(options.device)
+    tokens = options.tokens or (8192 if device.type == "cuda" else 2048)
+    operands, peaks = {}, {}
+    for width in options.widths:
+        x = torch.randn(tokens, width, device=device, requires_grad=True)
+        weight = (torch.randn(options.vocab, width, device=device) * 0.02).requires_grad_()
+        targets = torch.randint(options.vocab, (tokens,), device=device)
+        for name in options.dtypes:
+            rivals = _rivals(options, device, width, DTYPES[name])
+            calls = {k: _training_call(loss, x, weight, targets) for k, loss in rivals.items()}
+            operands[width, name] = calls, _gemms(x, weight, DTYPES[name])
+            for rival, call in calls.items():
+                peaks[width, name, rival] = interleaved.peak_megabytes(call, device)
+    kept = not options.default_malloc and device.type == "cpu" and keep_freed_memory()
+
+    results = []
+    for (width, name), (calls, gemms) in operands.items():
+        timings = interleaved.measure({"GEMMs alone": gemms, **calls}, options.rounds, device)
+        flops = 3 * 2 * tokens * options.vocab * width
+        floor = timings["GEMMs alone"].median
+        for rival, timing in timings.items():
+            results.append(
+                {
+                    "width": width,
+                    "dtype": name,
+                    "implementation": rival,
+                    "ms": dataclasses.asdict(timing),
+                    "of_gemms": floor / timing.median,
+                    "tflop_per_s": flops / timing.median / 1e9,
+                    "peak_mb": peaks.get((width, name, rival)),
+                }
+            )
+    _show(results, device, tokens, options, kept)
+    if options.json:
+        fields = {"machine": interleaved.machine(device), "tokens": tokens, "vocab": options.vocab}
+        interleaved.write_json(
+            options.json, {**fields, "keeps_freed_memory": kept, "results": results}
+        )
+    return 0
+
+
+def _show(
+    results: list[dict[str, Any]], device: torch.device, tokens: int, options: Options, kept: bool
+) -> None:
+    rows = []
+    for row in results:
+        timing = interleaved.Timing(**row["ms"])
+        peak = "" if row["peak_mb"] is None else f"{row['peak_mb']:.0f}"
+        rows.append(
+            (
+                *(str(row[key]) for key in ("width", "dtype", "implementation")),
+                *interleaved.milliseconds(timing),
+                f"{100 * row['of_gemms']:.0f} %",
+                f"{row['tflop_per_s']:.2f}",
+                peak,
+            )
+        )
+    machine = interleaved.machine(device)
+    memory = ", freed memory kept" if kept else ""
+    interleaved.show(
+        f"head + loss, forward and backward: {tokens} tokens, V = {options.vocab}; "
+        f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}{memory}",
+        ("width", "dtype", "implementation", "ms", "20–80 %", "of GEMMs", "TFLOP/s", "peak MB"),
+        rows,
+        names=3,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Options)))

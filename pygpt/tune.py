@@ -1,0 +1,173 @@
+"""Measure other launch configurations on this machine's card and keep those that win.
+
+Run: ``python -m pygpt.tune --head-size 64 --width 768``
+
+The kernels' configurations are fixed by default, so that a resumed run sums in the order in which
+it began. The table written here is read only by runs that ask for it, by PYGPT_LAUNCH_TABLE; use
+it from a run's first step on, or not at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from pygpt import cli, ops
+from pygpt.errors import InputError
+from pygpt.kernels import launch
+
+Call = Callable[[], object]
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+MARGIN = 0.98
+"""A configuration replaces the built-in one only if it takes less than this share of its time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TuneConfig:
+    """What to tune for: the shapes of the model and of its micro-batch."""
+
+    head_size: int = 64
+    """n_embd / n_head."""
+    width: int = 768
+    """n_embd."""
+    positions: int = 1024
+    """block_size."""
+    batch: int = 8
+    """Sequences in a micro-batch."""
+    dtype: str = "bfloat16"
+    """bfloat16, float16 or float32."""
+    out: Path | None = None
+    """The table to write; by default launch-<card>.json in pygpt's cache directory."""
+
+
+def main() -> None:
+    """Entry point of ``python -m pygpt.tune``."""
+    config = cli.parse(TuneConfig, prog="python -m pygpt.tune")
+    _check(config)
+    if not torch.cuda.is_available():
+        raise InputError("tuning measures a CUDA device, and this machine has none")
+    path = config.out or _default_path()
+    launch.use_table(None)  # what is to be beaten is the built-in table
+    winners = dict(_tune(config, torch.device("cuda")))
+    identity = hashlib.sha256(repr(sorted(winners.items(), key=str)).encode()).hexdigest()[:12]
+    launch.write_table(path, winners, f"{torch.cuda.get_device_name()}, {identity}")
+    print(f"{len(winners)} configurations beat the built-in ones; to use them:")
+    print(f"  export PYGPT_LAUNCH_TABLE={path}")
+
+
+def _check(config: TuneConfig) -> None:
+    if config.dtype not in DTYPES:
+        raise InputError(f"--dtype {config.dtype!r} is none of {', '.join(DTYPES)}")
+    if config.width % config.head_size:
+        raise InputError(f"--width {config.width} is no multiple of --head-size {config.head_size}")
+
+
+def _default_path() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    card = torch.cuda.get_device_name().replace(" ", "-")
+    return cache / "pygpt" / f"launch-{card}.json"
+
+
+def _tune(config: TuneConfig, device: torch.device) -> Iterator[tuple[launch.Key, launch.Launch]]:
+    """The entries that another configuration beats, with that configuration."""
+    console = Console(stderr=True)
+    for op, size, call in _calls(config, device):
+        bits = 8 * DTYPES[config.dtype].itemsize
+        key = launch.Key(launch.architecture(device), op, size, bits)
+        fixed = launch.TABLE[key]
+        best, best_ms = fixed, _milliseconds(key, fixed, call)
+        fixed_ms = best_ms
+        candidates = list(_candidates(op, size, fixed))
+        for candidate in track(candidates, str(key), console=console, transient=True):
+            ms = _milliseconds(key, candidate, call)
+            if ms < MARGIN * fixed_ms and ms < best_ms:
+                best, best_ms = candidate, ms
+        print(f"{key}: {fixed_ms:.3f} ms → {best_ms:.3f} ms, {best}")
+        if best != fixed:
+            yield key, best
+
+
+def _calls(config: TuneConfig, device: torch.device) -> Iterator[tuple[str, int, Call]]:
+    """(operator, size class, a call that launches it) of every entry to tune.
+
+    The three kernels of attention's backward are timed within it, one varied at a time.
+    """
+    shape = (config.batch, config.positions)
+
+    def draw(*size: int, dtype: torch.dtype = DTYPES[config.dtype]) -> Tensor:
+        return torch.randn(size, device=device, dtype=dtype, requires_grad=True)
+
+    C, n_head = config.width, config.width // config.head_size
+    qkv, x, hidden = draw(*shape, 3 * C), draw(*shape, C), draw(*shape, 4 * C)
+    residual = draw(*shape, C, dtype=torch.float32)  # as under autocast; so are the parameters
+    weight, bias = draw(C, dtype=torch.float32), draw(C, dtype=torch.float32)
+    wide_bias = draw(4 * C, dtype=torch.float32)
+
+    def attention() -> Tensor:
+        return ops.attention(qkv, n_head, impl="triton")
+
+    def norm() -> Tensor:
+        return ops.add_layer_norm(x, residual, weight, bias, impl="triton")[0]
+
+    def gelu() -> Tensor:
+        return ops.gelu(hidden, wide_bias, impl="triton")
+
+    head, width = launch.head_class(config.head_size), launch.width_class(config.width)
+    yield "attention_forward", head, attention
+    for kernel in ("attention_dkdv", "attention_dq", "attention_delta"):
+        yield kernel, head, _backward_of(attention)
+    yield "layer_norm_forward", width, norm
+    yield "layer_norm_backward", width, _backward_of(norm)
+    yield "gelu_forward", 0, gelu
+    yield "gelu_backward", 0, _backward_of(gelu)
+
+
+def _backward_of(forward: Callable[[], Tensor]) -> Call:
+    y = forward()
+    upstream = torch.randn_like(y)
+    return lambda: torch.autograd.backward(y, upstream, retain_graph=True)
+
+
+def _candidates(op: str, size: int, fixed: launch.Launch) -> Iterator[launch.Launch]:
+    if op == "attention_delta":
+        for rows, warps in itertools.product((32, 64, 128, 256), (2, 4, 8)):
+            yield launch.Launch(rows, 0, warps)
+    elif op.startswith("attention"):
+        tiles = (32, 64, 128)
+        for rows, columns, warps, stages in itertools.product(tiles, tiles, (4, 8), (2, 3, 4)):
+            yield launch.Launch(rows, columns, warps, stages)
+    else:
+        widths = [size] if size else [128, 256, 512, 1024]
+        elements = [1024, 2048, 4096, 8192]
+        programs = sorted({fixed.programs, 2 * fixed.programs})
+        for columns, tile, warps, count in itertools.product(
+            widths, elements, [1, 2, 4, 8], programs
+        ):
+            if tile >= columns:
+                yield launch.Launch(tile // columns, columns, warps, programs=count)
+
+
+def _milliseconds(key: launch.Key, entry: launch.Launch, call: Call) -> float:
+    """The median time of a call with `entry`, or infinity where the card can't hold it."""
+    from triton.runtime.errors import OutOfResources
+    from triton.testing import do_bench
+
+    launch.use_entries({key: entry}, "tuning")
+    try:
+        return float(do_bench(call, warmup=10, rep=50, return_mode="median"))
+    except OutOfResources:
+        return float("inf")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,229 @@
+"""The native CPU ops at every instruction-set level that this CPU runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pygpt import cpu_gelu, cpu_ops, ops
+from tests.parity import assert_close_as_eager, check_parity
+
+levels = pytest.mark.parametrize("level", cpu_ops.levels())
+dtypes = pytest.mark.parametrize("dtype", cpu_ops.DTYPES)
+
+
+@pytest.fixture(autouse=True)
+def _fresh(seed: int) -> None:
+    torch.manual_seed(seed)
+
+
+def _rows(
+    logits: Tensor, targets: Tensor, level: str, *, gradient: bool = True, smoothing: float = 0.1
+) -> tuple[Tensor, Tensor]:
+    loss, lse = torch.empty(2, len(logits))
+    cpu_ops.cross_entropy_rows(
+        logits, targets, loss, lse, None,
+        ignore_index=-100, z_loss=0.01, label_smoothing=smoothing, gradient=gradient, level=level,
+    )  # fmt: skip
+    return loss, lse
+
+
+def _eager(logits: Tensor, targets: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, lse and gradient in `dtype`; the gradient, unless of fp64, in the logits' dtype."""
+    leaf = logits.to(dtype).requires_grad_()
+    lse = leaf.logsumexp(dim=1)
+    loss = F.cross_entropy(leaf, targets, reduction="none", label_smoothing=0.1)
+    loss = loss + 0.01 * lse.square().masked_fill(targets == -100, 0.0)
+    (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+    rounded = gradient if dtype == torch.float64 else gradient.to(logits.dtype)
+    return loss.detach(), lse.detach(), rounded
+
+
+def _check(logits: Tensor, targets: Tensor, level: str) -> None:
+    twin = _eager(logits, targets, torch.float32)
+    truth = _eager(logits, targets, torch.float64)
+    before = logits.clone()
+    loss, lse = _rows(logits, targets, level, gradient=False)
+    assert torch.equal(logits, before)
+    assert all(map(torch.equal, _rows(logits, targets, level), (loss, lse)))
+    for name, got, near, exact in zip(
+        ("loss", "lse", "gradient"), (loss, lse, logits), twin, truth, strict=True
+    ):
+        assert_close_as_eager(got, near, exact, 3.0 if name == "gradient" else 2.0, name)
+
+
+@levels
+@dtypes
+@pytest.mark.parametrize("vocab", [1, 2, 31, 33, 1024, 1025, 50_257])
+def test_rows(vocab: int, dtype: torch.dtype, level: str) -> None:
+    targets = torch.randint(vocab, (7,))
+    targets[3] = -100
+    _check((torch.randn(7, vocab) * 3).to(dtype), targets, level)
+
+
+@levels
+@dtypes
+def test_rows_of_a_wider_unaligned_buffer(dtype: torch.dtype, level: str) -> None:
+    buffer = torch.randn(9, 777).to(dtype)
+    before = buffer.clone()
+    _check(buffer[2:7, 5:700], torch.randint(695, (5,)), level)
+    before[2:7, 5:700] = buffer[2:7, 5:700]
+    assert torch.equal(buffer, before)  # nothing outside was touched
+
+
+@levels
+@dtypes
+@pytest.mark.parametrize("magnitude", [1e4, 1e30])
+def test_huge_logits(magnitude: float, dtype: torch.dtype, level: str) -> None:
+    logits = (torch.randn(5, 300) * magnitude).to(dtype)
+    targets = logits.argmax(dim=1)  # elsewhere the loss itself is as huge, and 0.01·lse² overflows
+    truth = F.cross_entropy(logits.double(), targets, reduction="none")
+    loss = torch.empty(5)
+    cpu_ops.cross_entropy_rows(
+        logits, targets, loss, torch.empty(5), None,
+        ignore_index=-100, z_loss=0.0, label_smoothing=0.0, gradient=True, level=level,
+    )  # fmt: skip
+    torch.testing.assert_close(loss.double(), truth, atol=1e-6, rtol=1e-6)
+    assert logits.isfinite().all()
+
+
+@dtypes
+def test_levels_agree_and_threads_do_not_matter(dtype: torch.dtype) -> None:
+    logits = torch.randn(61, 5000).to(dtype)
+    targets = torch.randint(5000, (61,))
+    threads = torch.get_num_threads()
+    for level in cpu_ops.levels():
+        results = []
+        for count in (1, 2, 3, 4):
+            torch.set_num_threads(count)
+            tile = logits.clone()
+            results.append((*_rows(tile, targets, level), tile))
+        torch.set_num_threads(threads)
+        for other in results[1:]:
+            assert all(map(torch.equal, results[0], other))
+
+
+@levels
+@pytest.mark.parametrize("size", [0, 1, 100, 1_000_003])
+def test_accumulate(size: int, level: str) -> None:
+    total, addend = torch.randn(size), torch.randn(size).bfloat16()
+    expected = total + addend
+    cpu_ops.accumulate(total, addend, level=level)
+    assert torch.equal(total, expected)
+
+
+# --- GELU -----------------------------------------------------------------------------------------
+
+
+def _check_gelu(level: str, *inputs: Tensor | None) -> None:
+    check_parity(
+        lambda x, bias: cpu_gelu.gelu(x, bias, level=level),
+        lambda x, bias: ops.gelu(x, bias, impl="eager"),
+        inputs,
+    )
+
+
+@levels
+@dtypes
+@pytest.mark.parametrize("shape", [(2, 9, 384), (1, 1, 1), (70, 33), (130, 31), (0, 8), (3, 0)])
+def test_gelu(shape: tuple[int, ...], dtype: torch.dtype, level: str) -> None:
+    x = torch.randn(shape).to(dtype) * 2
+    _check_gelu(level, x, torch.randn(shape[-1]))
+    _check_gelu(level, x, None)
+
+
+@levels
+@dtypes
+def test_gelu_of_any_layout_and_magnitude(dtype: torch.dtype, level: str) -> None:
+    buffer = torch.randn(20, 300).to(dtype)
+    bias = torch.randn(200)[::2].to(dtype)
+    _check_gelu(level, buffer[1:, 7:107], bias)
+    _check_gelu(level, buffer.t()[:100].contiguous().t(), bias)
+    _check_gelu(level, buffer[:1, :100].expand(4, 5, 100), bias)
+    _check_gelu(level, torch.tensor([[1e4, -1e4, 30, -30, 5, -5, 0, -0.0, 1e-20]]).to(dtype), None)
+    x = torch.tensor([float("nan"), float("inf"), -float("inf"), 1e30], dtype=dtype)
+    got, eager = cpu_gelu.gelu(x, level=level), F.gelu(x, approximate="tanh")
+    assert torch.equal(got.nan_to_num(nan=-7.0), eager.nan_to_num(nan=-7.0))
+
+
+@levels
+def test_gelu_threads_do_not_matter(level: str) -> None:
+    x, bias, dy = torch.randn(500, 700), torch.randn(700), torch.randn(500, 700)
+    threads = torch.get_num_threads()
+    results = []
+    for count in (1, 2, 3, 4):
+        torch.set_num_threads(count)
+        y = cpu_gelu.gelu(x, bias, level=level)
+        results.append((y, *torch.ops.pygpt.gelu_native_backward(dy, x, bias, level)))
+    torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(map(torch.equal, results[0], other))
+
+
+def test_gelu_in_torch() -> None:
+    x, bias = torch.randn(6, 8, requires_grad=True), torch.randn(8, requires_grad=True)
+    torch.library.opcheck(torch.ops.pygpt.gelu_native.default, (x, bias, ""))
+    compiled = torch.compile(ops.gelu, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(x, bias, impl="native"), ops.gelu(x, bias, impl="native"))
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(ops.gelu(x, bias, impl="native").sum(), x, create_graph=True)
+    with pytest.raises(ValueError, match="impl='native' takes float32 and bfloat16"):
+        ops.gelu(x.double(), impl="native")
+    with pytest.raises(ValueError, match="and 'none'; take impl='eager'"):
+        ops.gelu(x, impl="native", approximate="none")
+    assert ops.gelu(x.double()).dtype == torch.float64  # auto is eager here
+
+
+# --- errors and levels ----------------------------------------------------------------------------
+
+
+def test_wrong_inputs() -> None:
+    logits, targets, row = torch.randn(3, 5), torch.zeros(3, dtype=torch.int64), torch.empty(3)
+
+    def call(**changes: Tensor | str) -> None:
+        operands = {
+            "logits": logits,
+            "targets": targets,
+            "loss": row,
+            "lse": row,
+            "row_weight": None,
+        }
+        options = {"ignore_index": -100, "z_loss": 0.0, "label_smoothing": 0.0, "gradient": False}
+        cpu_ops.cross_entropy_rows(**{**operands, **options, **changes})  # type: ignore[arg-type]
+
+    call()
+    with pytest.raises(ValueError, match="not torch.float16"):
+        call(logits=logits.half())
+    with pytest.raises(ValueError, match="stride 3, not 1"):
+        call(logits=torch.randn(5, 3).t())
+    with pytest.raises(ValueError, match=r"targets must be \(3,\), torch.int64"):
+        call(targets=targets.int())
+    with pytest.raises(ValueError, match=r"loss must be .* stride \(2,\)"):
+        call(loss=torch.empty(6)[::2])
+    with pytest.raises(ValueError, match="level 'sse9' can't run here; this CPU has generic"):
+        call(level="sse9")
+    with pytest.raises(ValueError, match="adds bf16 to fp32"):
+        cpu_ops.accumulate(row, row)
+
+
+@pytest.mark.parametrize("level", ["generic", "sse9"])
+def test_level_from_the_environment(level: str) -> None:
+    program = (
+        "import torch; from pygpt import cpu_ops;"
+        "cpu_ops.accumulate(torch.zeros(3), torch.ones(3).bfloat16())"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYGPT_CPU_LEVEL": level},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode == 0) == (level == "generic"), run.stderr
+    assert level == "generic" or "PYGPT_CPU_LEVEL: CPU level 'sse9' can't run here" in run.stderr
