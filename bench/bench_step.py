@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from pygpt.config import PRESETS, GPTConfig, TrainConfig, from_preset
-from pygpt.hardware import peak_flops, pick_device, pick_dtype
+from pygpt.hardware import keep_freed_memory, peak_flops, pick_device, pick_dtype
 from pygpt.model import GPT
 from pygpt.ops import Implementations
 from pygpt.optim import build_optimizer
@@ -319,6 +319,8 @@ def _bench(options: Options) -> Bench:
     device = pick_device(options.device)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
+    else:
+        keep_freed_memory()
     run = from_preset(options.preset)
     config = dataclasses.replace(run.model(options.vocab_size), dropout=0.0)
     dtype = getattr(torch, pick_dtype(options.dtype, device, config.n_embd))  # type: ignore[arg-type]

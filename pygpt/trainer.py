@@ -211,7 +211,7 @@ class Trainer:
         x, y = self._batch(self.step)
         accumulation = self.config.accumulation(self._micro_batch)
         loss = torch.zeros((), device=self._device)
-        shape = (self._accumulation, self._micro_batch, self.config.block_size)
+        shape = (accumulation, self._micro_batch, self.config.block_size)
         for inputs, targets in zip(x.view(shape), y.view(shape), strict=True):
             with self._autocast():
                 # All micro-batches have equally many targets: the mean of means is the mean.
