@@ -1,6 +1,5 @@
 """The memory model against the allocator, the micro-batch it chooses, --dry-run, recomputation."""
 
-import contextlib
 import dataclasses
 import random
 import sys
@@ -53,18 +52,16 @@ def peak_bytes(model: GPT, micro_batch: int, dtype: torch.dtype, compiled: bool)
 
     def step() -> None:
         for x, y in zip(inputs, targets, strict=True):
-            autocast = contextlib.nullcontext()
-            if dtype != torch.float32:
-                autocast = torch.autocast("cpu", dtype)
-            with autocast:
+            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
                 loss = loss_of(x, y)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     step()  # from here on there are AdamW's moments
     moments = [t for state in optimizer.state.values() for t in state.values()]
-    live = peak = sum(t.nbytes for t in [*model.parameters(), *moments, inputs, targets])
+    live: int = sum(t.nbytes for t in [*model.parameters(), *moments, inputs, targets])
+    peak = live
     with profile(use_kineto=True, profile_memory=True) as recorded:
         step()
     allocations = [e for e in recorded.kineto_results.events() if e.name() == "[memory]"]
@@ -101,8 +98,11 @@ def test_estimate_with_dropout_is_within_ten_percent(dtype: torch.dtype) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("impl", "checkpointing"), [("eager", False), ("auto", True)])
+@pytest.mark.parametrize(
+    ("impl", "checkpointing"), [("eager", False), ("eager", True), ("auto", True)]
+)
 def test_estimate_of_a_compiled_step_is_within_ten_percent(impl: str, checkpointing: bool) -> None:
+    torch.compiler.reset()  # the graphs of earlier cases count towards a limit
     config, micro_batch = SHAPES["layers" if checkpointing else "vocabulary"]
     assert_estimated(
         config,
@@ -133,7 +133,7 @@ def test_recomputed_activations_change_no_bit(seed: int, dropout: float, compile
         loss_of = torch.compile(model.loss, backend="aot_eager") if compiled else model.loss
         torch.manual_seed(seed)
         loss = loss_of(*ids)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
         gradients.append([p.grad for p in model.parameters()])
         model.zero_grad(set_to_none=True)
@@ -145,7 +145,7 @@ def test_recomputed_activations_change_no_bit(seed: int, dropout: float, compile
 # --- what fits ------------------------------------------------------------------------------------
 
 
-def plan(preset: str = "gpt2", **fields: object) -> Plan:
+def plan(preset: str = "gpt2", **fields: Any) -> Plan:
     config = dataclasses.replace(from_preset(preset), **fields)
     impl = str(Implementations.parse("auto").resolve(torch.device("cuda")))
     return Plan.of(config, 50304, "cuda", torch.bfloat16, impl)
@@ -179,7 +179,7 @@ def test_a_cpu_takes_no_more_tokens_than_pay() -> None:
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_would(
-    preset: str, gib: float, fields: dict[str, object], message: str
+    preset: str, gib: float, fields: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
         plan(preset, **fields).largest_micro_batch(int(gib * 2**30))
