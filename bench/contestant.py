@@ -26,7 +26,7 @@ import torch
 from pygpt.config import TrainConfig, padded_vocab_size
 from pygpt.data import TokenDataset
 from pygpt.evaluation import Windows, evaluate
-from pygpt.hardware import Peak, pick_dtype
+from pygpt.hardware import Peak, keep_freed_memory, pick_dtype
 from pygpt.model import GPT
 from pygpt.ops import Implementations
 from pygpt.run import Run
@@ -66,6 +66,8 @@ class Pygpt:
     def __init__(self, task: Task, directory: Path) -> None:
         train, self._val = (TokenDataset(task.data, split) for split in ("train", "val"))
         device = torch.device(task.device)
+        if device.type == "cpu":
+            keep_freed_memory()
         config = TrainConfig(**task.config)
         config = dataclasses.replace(
             config,

@@ -70,4 +70,31 @@ void bind_cpu_ops(py::module_& m) {
         },
         py::kw_only(), py::arg("sum"), py::arg("addend"), py::arg("size"), py::arg("threads"),
         py::arg("level") = "");
+
+    m.def(
+        "gelu",
+        [](std::uintptr_t x, std::uintptr_t bias, bool bfloat16, std::int64_t rows,
+           std::int64_t width, std::uintptr_t y, int threads, const std::string& level) {
+            const Level chosen = chosen_level(level);
+            const py::gil_scoped_release unlocked;
+            gelu({pointer<const void>(x), pointer<const void>(bias), bfloat16, rows, width},
+                 pointer<void>(y), threads, chosen);
+        },
+        py::kw_only(), py::arg("x"), py::arg("bias"), py::arg("bfloat16"), py::arg("rows"),
+        py::arg("width"), py::arg("y"), py::arg("threads"), py::arg("level") = "");
+
+    m.def(
+        "gelu_backward",
+        [](std::uintptr_t x, std::uintptr_t bias, bool bfloat16, std::int64_t rows,
+           std::int64_t width, std::uintptr_t dy, std::uintptr_t dx, std::uintptr_t dbias,
+           int threads, const std::string& level) {
+            const Level chosen = chosen_level(level);
+            const py::gil_scoped_release unlocked;
+            gelu_backward(
+                {pointer<const void>(x), pointer<const void>(bias), bfloat16, rows, width},
+                pointer<const void>(dy), pointer<void>(dx), pointer<float>(dbias), threads, chosen);
+        },
+        py::kw_only(), py::arg("x"), py::arg("bias"), py::arg("bfloat16"), py::arg("rows"),
+        py::arg("width"), py::arg("dy"), py::arg("dx"), py::arg("dbias"), py::arg("threads"),
+        py::arg("level") = "");
 }

@@ -41,11 +41,13 @@ const Kernels& kernels(Level level) {
 }
 
 // Calls work(begin, end) over [0, size) in pieces of `grain` from up to `threads` threads, this one
-// among them. Threads take the next piece when they are free, since PyTorch's own pool may still be
-// spinning on the cores. They are started anew each time: 30 µs, against the milliseconds of a call
-// and a second pool that would spin in turn.
+// among them, with at least kElementsPerThread elements for each; an index is `width` elements.
+// Threads take the next piece when they are free, since PyTorch's own pool may still be spinning on
+// the cores. They are started anew each time: 10 µs each, against a second pool that would spin too.
 template <typename Work>
-void parallel_for(std::int64_t size, std::int64_t grain, int threads, Work work) {
+void parallel_for(std::int64_t size, std::int64_t width, std::int64_t grain, int threads,
+                  Work work) {
+    constexpr std::int64_t kElementsPerThread = 1 << 16;  // 20 µs of work or more
     std::atomic<std::int64_t> next{0};
     const auto take_pieces = [&] {
         for (;;) {
@@ -54,14 +56,18 @@ void parallel_for(std::int64_t size, std::int64_t grain, int threads, Work work)
             work(begin, std::min(begin + grain, size));
         }
     };
-    const std::int64_t pieces = (size + grain - 1) / grain;
+    const std::int64_t useful =
+        std::min((size + grain - 1) / grain, size * width / kElementsPerThread);
     std::vector<std::thread> helpers;
-    for (std::int64_t i = 1; i < std::min<std::int64_t>(threads, pieces); ++i) {
+    for (std::int64_t i = 1; i < std::min<std::int64_t>(threads, useful); ++i) {
         helpers.emplace_back(take_pieces);
     }
     take_pieces();
     for (std::thread& helper : helpers) helper.join();
 }
+
+// Rows a thread takes at a time, and over which it sums the gradient of the bias.
+constexpr std::int64_t kGeluRows = 64;
 
 }  // namespace
 
@@ -93,11 +99,10 @@ Level default_level() {
 }
 
 void cross_entropy_rows(const CrossEntropyTile& tile, int threads, Level level) {
-    constexpr std::int64_t kElements = 1 << 16;  // a piece: 20 µs of work or more
     const std::int64_t vocab = std::max<std::int64_t>(1, tile.vocab);
-    const std::int64_t grain = std::max<std::int64_t>(1, kElements / vocab);
+    const std::int64_t grain = std::max<std::int64_t>(1, (1 << 15) / vocab);
     const auto row_kernel = kernels(level).cross_entropy_row;
-    parallel_for(tile.rows, grain, threads, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(tile.rows, vocab, grain, threads, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t row = begin; row < end; ++row) row_kernel(tile, row);
     });
 }
@@ -105,9 +110,29 @@ void cross_entropy_rows(const CrossEntropyTile& tile, int threads, Level level) 
 void accumulate(float* sum, const std::uint16_t* addend, std::int64_t size, int threads,
                 Level level) {
     const auto add = kernels(level).accumulate;
-    parallel_for(size, 1 << 18, threads, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(size, 1, 1 << 18, threads, [&](std::int64_t begin, std::int64_t end) {
         add(sum, addend, begin, end);
     });
+}
+
+void gelu(const GeluInput& input, void* y, int threads, Level level) {
+    const auto rows = kernels(level).gelu_rows;
+    const auto work = [&](std::int64_t begin, std::int64_t end) { rows(input, y, begin, end); };
+    parallel_for(input.rows, input.width, kGeluRows, threads, work);
+}
+
+void gelu_backward(const GeluInput& input, const void* dy, void* dx, float* dbias, int threads,
+                   Level level) {
+    const Kernels& table = kernels(level);
+    const std::int64_t size = table.partial_size(input.width);
+    const std::int64_t parts = (input.rows + kGeluRows - 1) / kGeluRows;
+    std::vector<float> partials(dbias ? parts * size : 0);
+    const auto work = [&](std::int64_t begin, std::int64_t end) {
+        float* const partial = dbias ? partials.data() + begin / kGeluRows * size : nullptr;
+        table.gelu_backward_rows(input, dy, dx, partial, begin, end);
+    };
+    parallel_for(input.rows, input.width, kGeluRows, threads, work);
+    if (dbias) table.sum_partials(partials.data(), parts, input.width, input.bfloat16, dbias);
 }
 
 }  // namespace pygpt::cpu

@@ -2,12 +2,13 @@
 //
 //   cross_entropy_rows   softmax cross-entropy of a tile of logits, and its gradient in their place
 //   accumulate           sum += addend, the sum in fp32 and the addend in bf16
+//   gelu, gelu_backward  GELU of x + bias in its tanh form, and its gradients, the bias's included
 //
 // The arithmetic is written once, in cpu_ops_simd.hpp, and compiled once for each level below;
 // the level is chosen at run time, so that a wheel built on one CPU runs on another.
 //
-// Every row and every element is computed by one thread, in one order: results don't depend on the
-// number of threads.
+// Every row and every element is computed by one thread, and sums over rows are split in the same
+// way always: results don't depend on the number of threads.
 #pragma once
 
 #include <cstdint>
@@ -52,5 +53,21 @@ void cross_entropy_rows(const CrossEntropyTile& tile, int threads, Level level);
 // sum[i] += addend[i] for i < size; addend holds bf16.
 void accumulate(float* sum, const std::uint16_t* addend, std::int64_t size, int threads,
                 Level level);
+
+// Rows of activations before GELU and the bias to add; all three of one type, without gaps.
+struct GeluInput {
+    const void* x;     // (rows, width)
+    const void* bias;  // (width,)
+    bool bfloat16;     // their type and the outputs'; otherwise fp32
+    std::int64_t rows;
+    std::int64_t width;
+};
+
+// y = z·½·(1 + tanh(√(2/π)·(z + 0.044715·z³))), z = x + bias; y is (rows, width).
+void gelu(const GeluInput& input, void* y, int threads, Level level);
+
+// dx = dy·dy/dz, and dbias its sum over the rows in fp32, (width,), or null if it isn't wanted.
+void gelu_backward(const GeluInput& input, const void* dy, void* dx, float* dbias, int threads,
+                   Level level);
 
 }  // namespace pygpt::cpu

@@ -4,6 +4,6 @@
 
 namespace pygpt::cpu {
 
-const Kernels avx2_kernels{cross_entropy_row, accumulate_range};
+const Kernels avx2_kernels = level_kernels();
 
 }  // namespace pygpt::cpu

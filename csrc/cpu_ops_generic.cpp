@@ -4,6 +4,6 @@
 
 namespace pygpt::cpu {
 
-const Kernels generic_kernels{cross_entropy_row, accumulate_range};
+const Kernels generic_kernels = level_kernels();
 
 }  // namespace pygpt::cpu

@@ -81,3 +81,27 @@ def cross_entropy_rows(
     level: str = "",
 ) -> None: ...
 def accumulate(*, sum: int, addend: int, size: int, threads: int, level: str = "") -> None: ...
+def gelu(
+    *,
+    x: int,
+    bias: int,
+    bfloat16: bool,
+    rows: int,
+    width: int,
+    y: int,
+    threads: int,
+    level: str = "",
+) -> None: ...
+def gelu_backward(
+    *,
+    x: int,
+    bias: int,
+    bfloat16: bool,
+    rows: int,
+    width: int,
+    dy: int,
+    dx: int,
+    dbias: int,
+    threads: int,
+    level: str = "",
+) -> None: ...

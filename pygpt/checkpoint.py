@@ -109,13 +109,20 @@ def _optimizer_tensors(model: GPT, optimizer: torch.optim.Optimizer) -> dict[str
     }
 
 
-def load_training(path: Path, model: GPT, optimizer: torch.optim.Optimizer) -> TrainerState:
+def load_training(
+    path: Path, model: GPT, optimizer: torch.optim.Optimizer, tokenizer: TokenizerInfo
+) -> TrainerState:
     """Put a checkpoint's weights and moments into `model` and `optimizer`; return where it stood.
 
     Raises:
-        InputError: a damaged checkpoint, or one of another model.
+        InputError: a damaged checkpoint, or one of another model or tokenizer.
     """
-    loaded, _ = pretrained.load(path)
+    loaded, stored_tokenizer = pretrained.load(path)
+    if stored_tokenizer != tokenizer:
+        raise InputError(
+            f"{path} was trained on ids of the tokenizer {stored_tokenizer.name!r}, and the "
+            f"dataset holds ids of {tokenizer.name!r}; give the --data it was trained on"
+        )
     if loaded.config != dataclasses.replace(model.config, dropout=loaded.config.dropout):
         raise InputError(f"{path} holds {loaded.config}, and this run trains {model.config}")
     model.load_state_dict(loaded.state_dict())

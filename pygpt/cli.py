@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -15,6 +16,7 @@ T = TypeVar("T")
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+READER_GONE = 141  # 128 + SIGPIPE
 
 
 def parse(
@@ -44,7 +46,7 @@ def run(main: Callable[[], None]) -> None:
     """Run a command: bad input and Ctrl-C become one line on stderr and an exit status.
 
     Raises:
-        SystemExit: status 2 for an InputError, 130 for Ctrl-C.
+        SystemExit: status 2 for an InputError, 130 for Ctrl-C, 141 when nobody reads on.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     try:
@@ -55,3 +57,7 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # The reader has seen enough (`| head`). Python would complain once more as it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(READER_GONE)

@@ -87,12 +87,12 @@ class TrainConfig:
     """
 
     preset: str = "auto"
-    """Where all values start from: PRESETS. "auto" is stdlib-gpu or stdlib-cpu."""
+    """Where all values start from: stdlib-cpu, stdlib-gpu, shakespeare-char, owt-30m, fineweb-40m,
+    gpt2, gpt2-medium, gpt2-large or gpt2-xl. "auto" takes stdlib-gpu or stdlib-cpu."""
     config: Path | None = None
     """TOML file of further values, by the names listed here."""
     data: Path | None = None
-    """Dataset directory: from pygpt.prepare, or nanoGPT's train.bin and val.bin. The stdlib presets
-    prepare theirs themselves."""
+    """Dataset directory of pygpt.prepare, nanoGPT or llm.c. The stdlib presets make their own."""
     out: Path | None = None
     """Run directory. Default: runs/PRESET-DATE-TIME."""
     resume: bool = False

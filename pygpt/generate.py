@@ -111,9 +111,15 @@ def stream_text(
     """What the model writes behind `prompt`, piece by piece, up to end-of-text.
 
     An empty prompt starts a new document. For the other arguments see `generate`.
+
+    Raises:
+        InputError: the prompt has no UTF-8, being half of a surrogate pair.
     """
     end_of_text = tokenizer.info.end_of_text
-    ids = tokenizer.encode(prompt) or [end_of_text]
+    try:
+        ids = tokenizer.encode(prompt) or [end_of_text]
+    except UnicodeEncodeError as error:
+        raise InputError(f"the prompt {prompt!r} is not valid text: {error.reason}") from error
     decoder = StreamDecoder(tokenizer)
     steps = generate(
         model,

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pygpt import cpu_gelu
 from pygpt import linear_cross_entropy as fused_loss
 from pygpt.errors import InputError
 
@@ -37,7 +38,7 @@ IMPLS = ("eager", "triton", "native")
 _FASTEST: dict[str, dict[str, str]] = {
     "attention": {"cuda": "triton"},
     "layer_norm": {"cuda": "triton"},
-    "gelu": {"cuda": "triton"},
+    "gelu": {"cpu": "native", "cuda": "triton"},
     "linear_cross_entropy": {"cpu": "native", "cuda": "triton"},
 }
 
@@ -45,7 +46,7 @@ _FASTEST: dict[str, dict[str, str]] = {
 _AVAILABLE: dict[str, tuple[str, ...]] = {
     "attention": ("triton",),
     "layer_norm": ("triton",),
-    "gelu": ("triton",),
+    "gelu": ("triton", "native"),
     "linear_cross_entropy": ("triton", "native"),
 }
 
@@ -94,6 +95,15 @@ class Implementations:
 
     def __str__(self) -> str:
         return ",".join(f"{op}={impl}" for op, impl in dataclasses.asdict(self).items())
+
+
+def launch_table(impl: Implementations) -> str | None:
+    """Which launch configurations the Triton kernels of `impl` take; None where it has none."""
+    if "triton" not in dataclasses.astuple(impl):
+        return None
+    from pygpt.kernels import launch
+
+    return launch.describe()
 
 
 def select(op: str, impl: str, device: torch.device) -> str:
@@ -364,7 +374,17 @@ def gelu(
     if approximate not in ("tanh", "none"):
         raise ValueError(f"gelu: approximate={approximate!r}, not 'tanh'/'none'")
     _check_vector("gelu", "bias", bias, x)
-    if select("gelu", impl, x.device) == "triton":
+    chosen = select("gelu", impl, x.device)
+    if chosen == "native" and (approximate != "tanh" or x.dtype not in cpu_gelu.DTYPES):
+        _check(
+            impl == "auto",
+            f"gelu: impl='native' takes float32 and bfloat16 and approximate='tanh', not {x.dtype} "
+            f"and {approximate!r}; take impl='eager'",
+        )
+        chosen = "eager"
+    if chosen == "native":
+        return cpu_gelu.gelu(x, bias)
+    if chosen == "triton":
         from pygpt.kernels.gelu import gelu as gelu_triton
 
         y: Tensor = gelu_triton(x, bias, approximate=approximate)

@@ -19,7 +19,7 @@ from pygpt.dataset_writer import prepare_stdlib
 from pygpt.display import Display, describe, say
 from pygpt.errors import InputError
 from pygpt.generate import stream_text
-from pygpt.hardware import peak_flops, pick_device, pick_dtype
+from pygpt.hardware import keep_freed_memory, peak_flops, pick_device, pick_dtype
 from pygpt.model import GPT
 from pygpt.ops import Implementations
 from pygpt.optim import learning_rate
@@ -43,6 +43,8 @@ def main() -> None:
     config, run = read_command_line(sys.argv[1:])
     console = Console(highlight=False)
     device = pick_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     train_split, val_split = open_data(config)
     config = resolve(config, device, train_split)
     model_config = config.model(padded_vocab_size(train_split.tokenizer.n_vocab))

@@ -142,9 +142,10 @@ class Trainer:
         """Go on from a checkpoint.
 
         Raises:
-            InputError: it is damaged, or of another model.
+            InputError: it is damaged, or of another model or tokenizer.
         """
-        self.step = checkpoint.load_training(path, self.model, self._optimizer).step
+        state = checkpoint.load_training(path, self.model, self._optimizer, self._val.tokenizer)
+        self.step = state.step
 
     def train(self, observer: Observer, should_stop: Callable[[], bool]) -> None:
         """Train to the last step, or until `should_stop` says so after a step; save there.

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pygpt import cpu_ops
-from tests.parity import assert_close_as_eager
+from pygpt import cpu_gelu, cpu_ops, ops
+from tests.parity import assert_close_as_eager, check_parity
 
 levels = pytest.mark.parametrize("level", cpu_ops.levels())
 dtypes = pytest.mark.parametrize("dtype", cpu_ops.DTYPES)
@@ -95,8 +95,8 @@ def test_huge_logits(magnitude: float, dtype: torch.dtype, level: str) -> None:
 
 @dtypes
 def test_levels_agree_and_threads_do_not_matter(dtype: torch.dtype) -> None:
-    logits = torch.randn(61, 2000).to(dtype)
-    targets = torch.randint(2000, (61,))
+    logits = torch.randn(61, 5000).to(dtype)
+    targets = torch.randint(5000, (61,))
     threads = torch.get_num_threads()
     for level in cpu_ops.levels():
         results = []
@@ -116,6 +116,71 @@ def test_accumulate(size: int, level: str) -> None:
     expected = total + addend
     cpu_ops.accumulate(total, addend, level=level)
     assert torch.equal(total, expected)
+
+
+# --- GELU -----------------------------------------------------------------------------------------
+
+
+def _check_gelu(level: str, *inputs: Tensor | None) -> None:
+    check_parity(
+        lambda x, bias: cpu_gelu.gelu(x, bias, level=level),
+        lambda x, bias: ops.gelu(x, bias, impl="eager"),
+        inputs,
+    )
+
+
+@levels
+@dtypes
+@pytest.mark.parametrize("shape", [(2, 9, 384), (1, 1, 1), (70, 33), (130, 31), (0, 8), (3, 0)])
+def test_gelu(shape: tuple[int, ...], dtype: torch.dtype, level: str) -> None:
+    x = torch.randn(shape).to(dtype) * 2
+    _check_gelu(level, x, torch.randn(shape[-1]))
+    _check_gelu(level, x, None)
+
+
+@levels
+@dtypes
+def test_gelu_of_any_layout_and_magnitude(dtype: torch.dtype, level: str) -> None:
+    buffer = torch.randn(20, 300).to(dtype)
+    bias = torch.randn(200)[::2].to(dtype)
+    _check_gelu(level, buffer[1:, 7:107], bias)
+    _check_gelu(level, buffer.t()[:100].contiguous().t(), bias)
+    _check_gelu(level, buffer[:1, :100].expand(4, 5, 100), bias)
+    _check_gelu(level, torch.tensor([[1e4, -1e4, 30, -30, 5, -5, 0, -0.0, 1e-20]]).to(dtype), None)
+    x = torch.tensor([float("nan"), float("inf"), -float("inf"), 1e30], dtype=dtype)
+    got, eager = cpu_gelu.gelu(x, level=level), F.gelu(x, approximate="tanh")
+    assert torch.equal(got.nan_to_num(nan=-7.0), eager.nan_to_num(nan=-7.0))
+
+
+@levels
+def test_gelu_threads_do_not_matter(level: str) -> None:
+    x, bias, dy = torch.randn(500, 700), torch.randn(700), torch.randn(500, 700)
+    threads = torch.get_num_threads()
+    results = []
+    for count in (1, 2, 3, 4):
+        torch.set_num_threads(count)
+        y = cpu_gelu.gelu(x, bias, level=level)
+        results.append((y, *torch.ops.pygpt.gelu_native_backward(dy, x, bias, level)))
+    torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(map(torch.equal, results[0], other))
+
+
+def test_gelu_in_torch() -> None:
+    x, bias = torch.randn(6, 8, requires_grad=True), torch.randn(8, requires_grad=True)
+    torch.library.opcheck(torch.ops.pygpt.gelu_native.default, (x, bias, ""))
+    compiled = torch.compile(ops.gelu, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(x, bias, impl="native"), ops.gelu(x, bias, impl="native"))
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(ops.gelu(x, bias, impl="native").sum(), x, create_graph=True)
+    with pytest.raises(ValueError, match="impl='native' takes float32 and bfloat16"):
+        ops.gelu(x.double(), impl="native")
+    with pytest.raises(ValueError, match="and 'none'; take impl='eager'"):
+        ops.gelu(x, impl="native", approximate="none")
+    assert ops.gelu(x.double()).dtype == torch.float64  # auto is eager here
+
+
+# --- errors and levels ----------------------------------------------------------------------------
 
 
 def test_wrong_inputs() -> None:

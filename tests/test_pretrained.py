@@ -136,7 +136,7 @@ def test_training_state_round_trip(seed: int, tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, model, optimizer, BYTES, state)
     other = GPT(config)
     other_optimizer = build_optimizer(other, TrainConfig())
-    assert checkpoint.load_training(path, other, other_optimizer) == state
+    assert checkpoint.load_training(path, other, other_optimizer, BYTES) == state
     for (name, a), b in zip(model.named_parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b), name
         for key, value in optimizer.state[a].items():
@@ -146,4 +146,11 @@ def test_training_state_round_trip(seed: int, tmp_path: Path) -> None:
 def test_checkpoint_of_another_model_is_refused(saved: Path) -> None:
     model = GPT(GPTConfig(16, 320, n_layer=1, n_head=2, n_embd=16, bias=False))
     with pytest.raises(InputError, match="n_embd=8.* and this run trains .*n_embd=16"):
-        checkpoint.load_training(saved, model, build_optimizer(model, TrainConfig()))
+        checkpoint.load_training(saved, model, build_optimizer(model, TrainConfig()), BYTES)
+
+
+def test_checkpoint_of_another_tokenizer_is_refused(saved: Path) -> None:
+    model = GPT(GPTConfig(16, 320, n_layer=1, n_head=2, n_embd=8, bias=False))
+    gpt2 = get_tokenizer("gpt2").info
+    with pytest.raises(InputError, match="tokenizer 'bytes', and the dataset holds ids of 'gpt2'"):
+        checkpoint.load_training(saved, model, build_optimizer(model, TrainConfig()), gpt2)

@@ -131,6 +131,48 @@ void test_accumulate(Level level, std::mt19937& random, std::int64_t size) {
     expect(sum == expected, "accumulate " + std::to_string(size));
 }
 
+// Against double, in buffers of exactly their size, one element off any wider alignment.
+template <typename T>
+void test_gelu(Level level, std::mt19937& random, std::int64_t rows, std::int64_t width) {
+    std::normal_distribution<float> normal(0, 2);
+    const auto draw = [&](std::int64_t size) {
+        std::vector<T> values(size + 1);
+        for (T& value : values) {
+            if constexpr (sizeof(T) == 2) value = to_bfloat16(normal(random));
+            if constexpr (sizeof(T) == 4) value = normal(random);
+        }
+        return values;
+    };
+    const std::vector<T> x = draw(rows * width), dy = draw(rows * width), bias = draw(width);
+    const GeluInput input{x.data() + 1, bias.data() + 1, sizeof(T) == 2, rows, width};
+    const double unit = sizeof(T) == 2 ? 1.0 / 256 : 1e-6;
+    std::vector<float> of_one_thread;
+    for (int threads : {1, 3}) {
+        std::vector<T> y(rows * width + 1), dx(rows * width + 1);
+        std::vector<float> dbias(width, NAN);
+        gelu(input, y.data() + 1, threads, level);
+        gelu_backward(input, dy.data() + 1, dx.data() + 1, dbias.data(), threads, level);
+        gelu_backward(input, dy.data() + 1, dx.data() + 1, nullptr, threads, level);
+        if (threads == 1) of_one_thread = dbias;
+        expect(dbias == of_one_thread, "the same sums with 3 threads");
+        std::vector<double> sums(width, 0.0);
+        for (std::int64_t i = 0; i < rows * width; ++i) {
+            const double z = double(to_float(x[i + 1])) + to_float(bias[i % width + 1]);
+            const double k = std::sqrt(2 / M_PI), t = std::tanh(k * (z + 0.044715 * z * z * z));
+            const double slope =
+                0.5 * (1 + t) + 0.5 * z * (1 - t * t) * k * (1 + 3 * 0.044715 * z * z);
+            const double dz = to_float(dy[i + 1]) * slope;
+            sums[i % width] += dz;
+            expect(std::fabs(to_float(y[i + 1]) - 0.5 * z * (1 + t)) < unit * std::fabs(z) + 1e-6,
+                   "gelu");
+            expect(std::fabs(to_float(dx[i + 1]) - dz) < unit * std::fabs(dz) + 1e-5, "gelu's dx");
+        }
+        for (std::int64_t i = 0; i < width; ++i) {
+            expect(std::fabs(dbias[i] - sums[i]) < 1e-5 * (10 + rows), "gelu's dbias");
+        }
+    }
+}
+
 void test_levels() {
     bool refused = false;
     try {
@@ -156,6 +198,13 @@ int main() {
         for (std::int64_t vocab : {1, 7, 8, 31, 32, 33, 1023, 1025, 3000}) {
             test_rows<float>(level, random, 11, vocab);
             test_rows<BFloat16>(level, random, 11, vocab);
+        }
+        test_rows<float>(level, random, 90, 3001);  // enough for four threads to be started
+        test_rows<BFloat16>(level, random, 90, 3001);
+        test_gelu<float>(level, random, 700, 384);
+        for (std::int64_t width : {1, 7, 16, 33, 384}) {
+            test_gelu<float>(level, random, 150, width);
+            test_gelu<BFloat16>(level, random, 150, width);
         }
         for (std::int64_t size : {1, 15, 17, 600001}) test_accumulate(level, random, size);
     }
