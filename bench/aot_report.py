@@ -8,7 +8,7 @@ would run, strides, constants and alignment included. Registers and stack are re
 code by the cuobjdump inside the triton wheel. The exit status is 1 if an entry passes its card's
 limits, or spills or leaves room for less than two programs per SM without giving its reason.
 
-Linux only; TRITON_INTERPRET must not be set. About 6 minutes on two cores for the whole table.
+Linux only; TRITON_INTERPRET must not be set. The whole table takes a few minutes on two cores.
 """
 
 from __future__ import annotations

@@ -96,9 +96,9 @@ def _round_up(value: int, classes: tuple[int, ...], name: str) -> int:
 
 
 # --- the table ------------------------------------------------------------------------------------
-# Chosen by what they compile to, not by time: `python -m pygpt.tune` does that, on a card.
+# Chosen by what they compile to, not by time: python -m pygpt.tune measures that, on a card.
 # Registers decide on sm_80 and sm_89, where a tile may spill nothing and must leave room for two
-# programs per SM. On sm_90 whole warp groups multiply out of shared memory and want 64 rows.
+# programs per SM. On sm_90 whole warp groups multiply out of shared memory, 64 rows or more each.
 
 _FULL = "two groups of four warps share each block of keys; their sums fill the registers"
 _WIDE = "one row and its sums fill the registers; wider than any GPT-2, so right before fast"

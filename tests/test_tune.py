@@ -33,7 +33,7 @@ def test_every_kernel_is_tried_and_the_fastest_kept(
 
     architecture = launch.architecture(DEVICE)
     sixteen_bit = {k for k in launch.TABLE if k.architecture == architecture and k.bits == 16}
-    tuned_ops = {key.op for key in sixteen_bit} - {"decode_attention"}
+    tuned_ops = {key.op for key in sixteen_bit} - {"decode_attention", "cross_entropy"}
     assert {key.op for key in tried} == tuned_ops
     assert set(tried) <= sixteen_bit
     assert all(len(entries) > 10 for entries in tried.values())
