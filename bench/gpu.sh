@@ -11,5 +11,8 @@ python -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "benc
 
 timeout 180 python -m pytest -q -m gpu tests
 for name in attention layer_norm gelu; do
-    timeout 95 python "bench/bench_$name.py"
+    timeout 75 python "bench/bench_$name.py"
 done
+card=$(python -c 'import torch; print(torch.cuda.get_device_name().replace("NVIDIA", "").strip().replace(" ", "-").lower())')
+results="bench/results/$card-$(date +%F)"
+timeout 60 python bench/bench_linear_cross_entropy.py --json "$results-linear_cross_entropy.json"

@@ -445,17 +445,20 @@ def linear_cross_entropy(  # type: ignore[misc]  # its overloads say **options f
         IndexError: on a CPU, a target outside [0, V). On a GPU, where looking would cost a wait,
             eager trips a device assertion and triton makes that token's loss and gradient NaN.
     """
-    _check(
-        x.dim() == 2 and weight.dim() == 2 and x.size(1) == weight.size(1),
-        f"linear_cross_entropy: x {tuple(x.shape)} and weight {tuple(weight.shape)} are not "
-        "(M, C) and (V, C)",
-    )
-    _check(
-        targets.shape == x.shape[:1] and targets.dtype == torch.int64,
-        f"linear_cross_entropy: targets {tuple(targets.shape)}, {targets.dtype}, must be "
-        f"({x.size(0)},), torch.int64",
-    )
-    _check(reduction in ("mean", "sum", "none"), f"linear_cross_entropy: reduction={reduction!r}")
+    if x.dim() != 2 or weight.dim() != 2 or x.size(1) != weight.size(1):
+        raise ValueError(
+            f"linear_cross_entropy: x {tuple(x.shape)} and weight {tuple(weight.shape)} are not "
+            "(M, C) and (V, C)"
+        )
+    if targets.shape != x.shape[:1] or targets.dtype != torch.int64:
+        raise ValueError(
+            f"linear_cross_entropy: targets {tuple(targets.shape)}, {targets.dtype}, must be "
+            f"({x.size(0)},), torch.int64"
+        )
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(
+            f"linear_cross_entropy: reduction={reduction!r} is none of 'mean', 'sum', 'none'"
+        )
     chosen = select("linear_cross_entropy", impl, x.device)
     gemm_dtype = _gemm_dtype(x, weight)
     if chosen != "eager" and gemm_dtype not in fused_loss.DTYPES[chosen]:
