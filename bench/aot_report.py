@@ -30,11 +30,12 @@ from unittest import mock
 import torch
 import triton
 import tyro
-from pygpt.kernels import attention, cross_entropy, decode_attention, gelu, launch, layer_norm
 from rich.console import Console
 from rich.table import Table
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
+
+from pygpt.kernels import attention, cross_entropy, decode_attention, gelu, launch, layer_norm
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,9 +26,10 @@ import math
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from pygpt.kernels import launch
 from pygpt.kernels.common import check_dtypes, forbid_second_derivative, unit_stride
-from torch import Tensor
 
 MAX_HEAD_SIZE = 128
 

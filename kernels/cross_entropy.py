@@ -14,8 +14,9 @@ All arithmetic is in fp32, by exp2 of logits times log2(e).
 import torch
 import triton
 import triton.language as tl
-from pygpt.kernels import launch
 from torch import Tensor
+
+from pygpt.kernels import launch
 
 _LOG2E = tl.constexpr(1.4426950408889634)
 _LN2 = tl.constexpr(0.6931471805599453)

@@ -16,9 +16,10 @@ import math
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from pygpt.kernels import launch
 from pygpt.kernels.common import check_dtypes, unit_stride
-from torch import Tensor
 
 # --- kernel ---------------------------------------------------------------------------------------
 

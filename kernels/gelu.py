@@ -21,9 +21,10 @@ import math
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from pygpt.kernels import launch
 from pygpt.kernels.common import as_rows, check_dtypes, forbid_second_derivative
-from torch import Tensor
 
 TWO_SQRT_2_OVER_PI = tl.constexpr(2.0 * math.sqrt(2.0 / math.pi))
 SQRT_HALF = tl.constexpr(math.sqrt(0.5))

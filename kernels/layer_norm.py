@@ -23,9 +23,10 @@ import math
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from pygpt.kernels import launch
 from pygpt.kernels.common import as_rows, check_dtypes, forbid_second_derivative
-from torch import Tensor
 
 # --- kernels --------------------------------------------------------------------------------------
 

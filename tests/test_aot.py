@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from pygpt.kernels import launch
 
 ROOT = Path(__file__).parent.parent

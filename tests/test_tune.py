@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from pygpt.kernels import launch
 
 from pygpt import tune
 from pygpt.errors import InputError
+from pygpt.kernels import launch
 from tests.parity import DEVICE
 
 SMALL = tune.TuneConfig(head_size=16, width=32, positions=8, batch=1, dtype="float16")
