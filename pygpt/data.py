@@ -22,19 +22,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pygpt import _C
 from pygpt.dataset_json import FILE_NAME, DatasetInfo, ShardInfo, TokenizerInfo
 from pygpt.errors import InputError
-
-try:
-    # Not `from pygpt import _C`, whose error is the same for a missing core and a broken one.
-    import pygpt._C as _C  # noqa: PLR0402
-except ModuleNotFoundError as error:
-    raise ImportError(
-        f"the compiled core pygpt._C is not in {Path(__file__).parent}. In a source folder, run "
-        "`pip install -e .` there. If pygpt is installed elsewhere, this folder hides it: start "
-        "Python from another directory"
-    ) from error
-
 from pygpt.shard_scan import ShardScan, first_id_from, scan_shards
 
 _log = logging.getLogger(__name__)

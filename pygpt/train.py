@@ -60,7 +60,14 @@ def main() -> None:
     model_config = config.model(padded_vocab_size(train_split.tokenizer.n_vocab))
     newest = run.newest_checkpoint() if config.resume else None
     step = checkpoint.read_state(newest).step if newest else 0
-    _check_not_finished(config, run, step)
+    if step >= config.max_steps:
+        say(
+            console,
+            f"{run.path} is at step {step} of {config.max_steps}: nothing is left to train; "
+            "a larger --max-steps would go on",
+        )
+        return
+    _announce_schedule(config, step)
 
     torch.manual_seed(config.seed)
     if device.type == "cuda":
@@ -201,12 +208,8 @@ def resolve(config: TrainConfig, device: torch.device, train_split: TokenDataset
     )
 
 
-def _check_not_finished(config: TrainConfig, run: Run, step: int) -> None:
-    if step >= config.max_steps:
-        raise InputError(
-            f"{run.path} is at step {step} and max_steps is {config.max_steps}: nothing is left to "
-            "train; give a larger --max-steps to go on"
-        )
+def _announce_schedule(config: TrainConfig, step: int) -> None:
+    """Say what a run that is made longer does with its rate."""
     assert config.lr_decay_steps is not None
     if step and config.max_steps > config.lr_decay_steps:
         longer = dataclasses.replace(config, lr_decay_steps=config.max_steps)
