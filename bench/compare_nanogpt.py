@@ -211,7 +211,7 @@ def _print_steps(rows: list[dict[str, Any]]) -> None:
             f"{row['train_loss']:.3f} ± {row['train_loss_spread']:.3f}",
             f"{row['val_loss']:.3f}",
         )
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 110).print(table)
 
 
 # --- the same time --------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ def same_time(options: Options) -> dict[str, Any]:
             f"{side.peak_memory / 1e6:,.0f}",
         )
         side.close()
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 110).print(table)
     return {"recipe": recipe, "preset": preset, "results": rows}
 
 

@@ -199,9 +199,9 @@ int main() {
             test_rows<float>(level, random, 11, vocab);
             test_rows<BFloat16>(level, random, 11, vocab);
         }
-        test_rows<float>(level, random, 90, 3001);  // enough for four threads to be started
-        test_rows<BFloat16>(level, random, 90, 3001);
-        test_gelu<float>(level, random, 700, 384);
+        test_rows<float>(level, random, 350, 3001);  // enough for four threads to be started
+        test_rows<BFloat16>(level, random, 350, 3001);
+        test_gelu<float>(level, random, 2100, 384);
         for (std::int64_t width : {1, 7, 16, 33, 384}) {
             test_gelu<float>(level, random, 150, width);
             test_gelu<BFloat16>(level, random, 150, width);
