@@ -228,7 +228,7 @@ def same_time(options: Options) -> dict[str, Any]:
         "learning_rate": 1e-3, "min_lr": 1e-4, "beta2": 0.99, "max_steps": 1000,
     }  # fmt: skip
     base = {"data": str(options.data), "device": "cpu", "compile": False}
-    ours = Side("pygpt", {**base, "side": "pygpt", "dtype": "auto", "config": preset})
+    ours = Side("pygpt", {**base, "side": "pygpt", "dtype": preset["dtype"], "config": preset})
     theirs_task = {
         **base, "side": "nanogpt", "dtype": "float32", "config": recipe,
         "nanogpt": str(options.nanogpt),
@@ -240,7 +240,7 @@ def same_time(options: Options) -> dict[str, Any]:
     our_seconds = statistics.median(ours.train(5) / 5 for _ in range(4))
     trial.close()
     ours.close()
-    ours = Side("pygpt", {**base, "side": "pygpt", "dtype": "auto", "config": preset})
+    ours = Side("pygpt", {**base, "side": "pygpt", "dtype": preset["dtype"], "config": preset})
     steps = int(preset["max_steps"] * our_seconds / trial_seconds)
     recipe["max_steps"] = steps
     theirs = Side("nanoGPT", theirs_task)
