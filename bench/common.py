@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 import triton
+from interleaved import Call, Timing
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -28,7 +29,6 @@ from torch import Tensor
 RESULTS = Path(__file__).parent / "results"
 DEVICE = "cuda"
 DIRECTIONS = ("forward", "backward", "both")
-Call = Callable[[], object]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,16 +47,6 @@ class Case:
 
     def __str__(self) -> str:
         return f"{self.op}-{self.direction}-{self.shape}-{self.impl}".replace(" ", "-")
-
-
-@dataclasses.dataclass(frozen=True)
-class Timing:
-    """Milliseconds over repeated calls."""
-
-    median: float
-    low: float
-    high: float
-    calls: int
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ import torch
 from pygpt import pretrained
 from pygpt.dataset_json import TokenizerInfo
 from pygpt.errors import InputError
+from pygpt.files import sync
 from pygpt.model import GPT
 
 _PREFIX = "step-"
@@ -76,10 +76,10 @@ def save(
         )
         _write_json(partial / "trainer.json", dataclasses.asdict(state))
         for path in (*partial.iterdir(), partial):
-            _flush(path)
+            sync(path)
         shutil.rmtree(final, ignore_errors=True)  # the same step again, after a resume
         partial.rename(final)
-        _flush(directory)
+        sync(directory)
     except (OSError, safetensors.SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise InputError(
@@ -91,14 +91,6 @@ def save(
 
 def _write_json(path: Path, fields: dict[str, Any]) -> None:
     path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _optimizer_tensors(model: GPT, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

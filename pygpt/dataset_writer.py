@@ -28,6 +28,7 @@ from pygpt import dataset_json
 from pygpt.corpus import Corpus, Document, Stdlib, split
 from pygpt.dataset_json import DatasetInfo, ShardInfo, SplitInfo
 from pygpt.errors import InputError
+from pygpt.files import sync
 from pygpt.tokenizer import Tokenizer, get_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -237,21 +238,12 @@ def _written_beside(out: Path) -> Iterator[Path]:
         yield partial
         with (partial / dataset_json.FILE_NAME).open("rb") as file:
             os.fsync(file.fileno())
-        _sync_directory(partial)
+        sync(partial)
         partial.rename(out)
-        _sync_directory(out.parent)
+        sync(out.parent)
     except OSError as error:
         raise InputError(
             f"{out} can't be written ({error.strerror}); nothing was kept; take another --out"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _sync_directory(path: Path) -> None:
-    """Make the names in a directory outlive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
