@@ -325,10 +325,11 @@ def test_dry_run_for_a_card_writes_and_needs_nothing(
 def test_dry_run_for_this_machine(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    dry_run(monkeypatch, tmp_path, "--preset", "stdlib-cpu", "--device", "cpu")
+    batch = ["--block-size", "32", "--batch-tokens", "512", "--micro-batch", "8"]
+    dry_run(monkeypatch, tmp_path, "--preset", "stdlib-cpu", "--device", "cpu", *batch)
     text = capsys.readouterr().out
     assert "vocabulary 320:" in text
-    assert "16 × 1 times a step" in text
+    assert "8 × 2 times a step" in text
 
 
 def test_dry_run_says_what_does_not_fit(
