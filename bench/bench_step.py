@@ -39,8 +39,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from pygpt.config import PRESETS, GPTConfig, TrainConfig, from_preset
 from pygpt.hardware import keep_freed_memory, peak_flops, pick_device, pick_dtype
+from pygpt.implementations import Implementations
 from pygpt.model import GPT
-from pygpt.ops import Implementations
 from pygpt.optim import build_optimizer
 from pygpt.run import describe_environment
 

@@ -27,8 +27,8 @@ from pygpt.config import TrainConfig, padded_vocab_size
 from pygpt.data import TokenDataset
 from pygpt.evaluation import Windows, evaluate
 from pygpt.hardware import Peak, keep_freed_memory, pick_dtype
+from pygpt.implementations import Implementations
 from pygpt.model import GPT
-from pygpt.ops import Implementations
 from pygpt.run import Run
 from pygpt.trainer import Trainer
 

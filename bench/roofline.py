@@ -20,8 +20,8 @@ from rich.table import Table
 from pygpt.config import PRESETS, TrainConfig, from_preset
 from pygpt.errors import InputError
 from pygpt.hardware import Card, named_card
+from pygpt.implementations import Implementations
 from pygpt.memory import CONTEXT_BYTES, HEADROOM, Plan
-from pygpt.ops import Implementations
 from pygpt.roofline import mfu_bound, step_bound
 
 VOCAB_SIZE = 50304
