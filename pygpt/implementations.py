@@ -96,7 +96,7 @@ def select(op: str, impl: str, device: torch.device) -> str:
         InputError: `impl` does not exist for this op, or can't run on this device.
     """
     if impl == "auto":
-        where = _cpu_level() if device.type == "cpu" else device.type
+        where = cpu_level() if device.type == "cpu" else device.type
         return _FASTEST[op].get(where, "eager")
     if impl != "eager":
         there_are = tuple(dict.fromkeys(_FASTEST[op].values()))
@@ -112,7 +112,7 @@ def select(op: str, impl: str, device: torch.device) -> str:
 
 # Asked while torch.compile traces, not in the graph.
 @torch.compiler.assume_constant_result
-def _cpu_level() -> str:
+def cpu_level() -> str:
     """The instruction set that the native ops take; see `pygpt.cpu_ops`."""
     levels = cpu_ops.levels()
     level = os.environ.get("PYGPT_CPU_LEVEL") or levels[-1]
