@@ -12,6 +12,7 @@ chunk and with ours; Liger-Kernel joins on a GPU where it is installed.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -78,9 +79,7 @@ def _rivals(
             ),
             "torch chunked, its choice": torch.nn.LinearCrossEntropyOptions(),
         }.items():
-            rivals[name] = lambda x, weight, targets, settings=settings: F.linear_cross_entropy(
-                x.to(dtype), weight.to(dtype), targets, options=settings
-            )
+            rivals[name] = functools.partial(_torch_chunked, dtype, settings)
     if device.type == "cuda" and importlib.util.find_spec("liger_kernel"):
         from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
@@ -93,6 +92,13 @@ def _rivals(
         for name, loss in rivals.items()
         if not any(name.startswith(prefix) for prefix in options.skip)
     }
+
+
+def _torch_chunked(
+    dtype: torch.dtype, settings: Any, x: Tensor, weight: Tensor, targets: Tensor
+) -> Tensor:
+    loss: Tensor = F.linear_cross_entropy(x.to(dtype), weight.to(dtype), targets, options=settings)
+    return loss
 
 
 def _training_call(loss: Loss, x: Tensor, weight: Tensor, targets: Tensor) -> interleaved.Call:

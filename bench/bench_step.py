@@ -245,6 +245,8 @@ def main(options: Options) -> None:
     """Measure, print the tables, and write JSON where asked."""
     if options.preset not in PRESETS:
         sys.exit(f"no preset {options.preset!r}; there are {', '.join(PRESETS)}")
+    if options.nanogpt:
+        nanogpt.check(options.nanogpt)
     bench = _bench(options)
     peak = peak_flops(bench.device, bench.dtype)
     everything = subjects(bench, options)

@@ -31,10 +31,11 @@ def print_table(
     """Print a table whose first `names` columns are words and the others numbers."""
     table = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i < names else "right")
+        is_name = i < names
+        table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
     for row in rows:
         table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+    Console(width=None if sys.stdout.isatty() else 170, highlight=False).print(table)
 
 
 def cells(spread: Spread, decimals: int = 1) -> tuple[str, str]:

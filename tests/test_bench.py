@@ -8,6 +8,7 @@ import functools
 import importlib
 import json
 import os
+import platform
 import re
 import subprocess
 from pathlib import Path
@@ -15,6 +16,8 @@ from types import ModuleType
 
 import pytest
 import torch
+
+from pygpt import hardware
 
 BENCH = Path(__file__).parent.parent / "bench"
 NAMES = ("attention", "layer_norm", "gelu")
@@ -194,6 +197,19 @@ def test_every_json_names_machine_versions_and_date(common: ModuleType, tmp_path
     assert machine["torch"] == torch.__version__
     assert machine["threads"] == torch.get_num_threads()
     assert datetime.datetime.fromisoformat(machine["date"]).utcoffset() == datetime.timedelta(0)
+
+
+def test_a_processor_without_a_model_name_still_has_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu, anything = torch.device("cpu"), platform.processor() or platform.machine()
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr(hardware, "Path", lambda path: file)
+    assert hardware.device_name(cpu) == anything  # no such file, as outside Linux
+    file.write_text("processor : 0\n", encoding="utf-8")
+    assert hardware.device_name(cpu) == anything
+    file.write_text("processor : 0\nmodel name\t: A Core\nmodel name : B\n", encoding="utf-8")
+    assert hardware.device_name(cpu) == "A Core"
 
 
 def test_spread_and_rounds(common: ModuleType) -> None:
