@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import dataclasses
 
+import report
 import torch
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from pygpt.config import PRESETS, TrainConfig, from_preset
 from pygpt.errors import InputError
 from pygpt.hardware import Card, named_card
+from pygpt.implementations import Implementations
 from pygpt.memory import CONTEXT_BYTES, HEADROOM, Plan
-from pygpt.ops import Implementations
 from pygpt.roofline import mfu_bound, step_bound
 
 VOCAB_SIZE = 50304
@@ -39,11 +38,10 @@ class Options:
 def main() -> None:
     """Print the table."""
     card = named_card(tyro.cli(Options).card)
-    console = Console(highlight=False, width=170)
-    console.print(
+    print(
         f"{card}. Arithmetic and no measurement.\n"
         f"fits: the largest micro-batch, in sequences, within {HEADROOM:.0%} of the memory less "
-        f"{CONTEXT_BYTES >> 20} MiB for CUDA and a desktop, and GiB what it takes (1 sequence if "
+        f"{CONTEXT_BYTES >> 20} MiB for CUDA and a desktop,\nand GiB what it takes (1 sequence if "
         f"none fits); bf16, compiled, vocabulary {VOCAB_SIZE:,}; recomputed: with "
         "--checkpoint-activations."
     )
@@ -53,12 +51,9 @@ def main() -> None:
         if name not in LEFT_OUT
         for checkpointing in (False, True)
     ]
-    table = Table(title="µs a token by part, at the least", title_justify="left")
-    for name in rows[0]:
-        table.add_column(name, justify="left" if name == "preset" else "right")
-    for row in rows:
-        table.add_row(*row.values())
-    console.print(table)
+    report.print_table(
+        "µs a token by part, at the least", list(rows[0]), [list(row.values()) for row in rows]
+    )
 
 
 def _row(config: TrainConfig, card: Card, checkpointing: bool) -> dict[str, str]:

@@ -20,8 +20,8 @@ from pygpt.hardware import (
     pick_device,
     pick_dtype,
 )
+from pygpt.implementations import Implementations
 from pygpt.memory import CONTEXT_BYTES, HEADROOM, Estimate, Plan
-from pygpt.ops import Implementations
 from pygpt.roofline import step_bound
 
 GPT2_VOCAB = 50304

@@ -15,8 +15,8 @@ import torch
 
 from pygpt.config import GPTConfig, TrainConfig
 from pygpt.errors import InputError
+from pygpt.implementations import Implementations
 from pygpt.linear_cross_entropy import LOGITS_BYTES
-from pygpt.ops import Implementations
 
 # The estimate is good to 10 %: what a caching allocator rounds up and leaves unused comes on top.
 HEADROOM = 0.88

@@ -17,9 +17,9 @@ from pygpt.config import GPTConfig, TrainConfig, from_preset
 from pygpt.corpus import TextFiles
 from pygpt.errors import InputError
 from pygpt.hardware import CARDS, free_memory, named_card
+from pygpt.implementations import Implementations
 from pygpt.memory import CPU_TOKENS, HEADROOM, Plan, estimate
 from pygpt.model import GPT
-from pygpt.ops import Implementations
 from pygpt.optim import build_optimizer
 from pygpt.roofline import mfu_bound, step_bound
 from pygpt.run import Run
