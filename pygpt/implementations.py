@@ -25,7 +25,7 @@ IMPLS = ("eager", "triton", "native")
 # everywhere else. Where is a device type or, of a CPU, the instruction set of the native ops: one
 # at which PyTorch's own op wins is left out.
 _FASTEST: dict[str, dict[str, str]] = {
-    "attention": {"cuda": "triton"},
+    "attention": {"cuda": "triton", "avx512": "native"},
     "layer_norm": {"cuda": "triton"},
     "gelu": {"cuda": "triton", "avx512": "native", "avx2": "native", "generic": "native"},
     "linear_cross_entropy": {

@@ -14,6 +14,7 @@ import dataclasses
 import torch
 
 from pygpt.config import GPTConfig, TrainConfig
+from pygpt.cpu_attention import heads_at_once
 from pygpt.errors import InputError
 from pygpt.implementations import Implementations
 from pygpt.linear_cross_entropy import LOGITS_BYTES
@@ -212,6 +213,9 @@ def estimate(
     loss = _norm_activations(tokens, c, s) + _loss(config, tokens, s, device, impl, compiled)
     # The head's part of the embedding's gradient waits for the other part, which comes last.
     backward = FP32 * config.vocab_size * c + _block_backward(tokens, c, s)
+    if impl.attention == "native" and dtype == torch.bfloat16 and not config.dropout:
+        attention = _native_attention_backward(config, micro_batch)
+        backward = max(backward, FP32 * config.vocab_size * c + attention)
     if checkpointing:
         if impl.linear_cross_entropy != "eager":  # whose peak is in the backward
             loss += (config.n_layer - 1) * casts  # autocast keeps them until the forward is over
@@ -285,3 +289,15 @@ def _block_backward(tokens: int, c: int, s: int) -> int:
     # Towards the stream and the sublayer; towards the GELU's output and its input, of which the
     # output itself, counted with the activations, is gone.
     return (FP32 + s) * tokens * c + (4 + 4 - 4) * s * tokens * c
+
+
+def _native_attention_backward(config: GPTConfig, micro_batch: int) -> int:
+    """What attention's backward on a CPU holds, less what its layer has let go already."""
+    tokens, c, s = micro_batch * config.block_size, config.n_embd, torch.bfloat16.itemsize
+    # Of the MLP its norm, input and output of the GELU; attention's output.
+    gone = _norm_activations(tokens, c, s) + (4 + 4 + 1) * s * tokens * c
+    # Towards the stream; by heads: q, k, v, the gradient of the output, and those of q, k and v.
+    held = (FP32 + s) * tokens * c + (4 + 3) * s * tokens * c
+    heads = min(heads_at_once(config.block_size), micro_batch * config.n_head)
+    scores = (FP32 + 2 * s) * heads * config.block_size**2  # with the weights and their gradient
+    return held + scores - gone

@@ -15,7 +15,7 @@ LAYERS = [
     {"errors", "files"},
     {"dataset_json", "config", "cli"},
     {"kernels", "_C"},
-    {"linear_cross_entropy", "cpu_ops", "cpu_gelu"},
+    {"linear_cross_entropy", "cpu_ops", "cpu_gelu", "cpu_attention"},
     {"implementations", "tokenizer"},
     {"ops"},
     {"model", "shard_scan", "data", "hardware"},
