@@ -24,6 +24,7 @@ LAYERS = [
         "generate",
         "evaluation",
         "optim",
+        "offload",
         "pretrained",
         "checkpoint",
         "run",
