@@ -19,6 +19,7 @@ import common
 import pytest
 import torch
 import torch.nn.functional as F
+from interleaved import Call
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -60,7 +61,7 @@ def _implementation(impl: str, n_head: int) -> Callable[..., Tensor]:
     return special.get(impl, with_backend)
 
 
-def _make(impl: str, direction: str, shape: tuple[int, int, int, int]) -> common.Call:
+def _make(impl: str, direction: str, shape: tuple[int, int, int, int]) -> Call:
     B, T, n_head, D = shape
     if impl == SPLIT:
         inputs = list(torch.randn(3, B, n_head, T, D, device=common.DEVICE, dtype=DTYPE))

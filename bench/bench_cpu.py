@@ -1,32 +1,42 @@
-"""Each op of the model on a CPU, forward and backward: eager, torch.compile and native.
+"""What a CPU gains from native ops: the model's ops one by one, and a whole training step.
 
 Run: ``python bench/bench_cpu.py`` (``--help`` for the sizes). The head with its GEMMs has a
-benchmark of its own, ``bench_linear_cross_entropy.py``.
+benchmark of its own, ``bench_linear_cross_entropy.py``; where the time of a step goes, and nanoGPT
+beside it, is ``bench_step.py``'s.
 
-Native ops are timed at every instruction-set level that the CPU runs. To hold a level against
-PyTorch on such a machine, put PyTorch on it too: ``ATEN_CPU_CAPABILITY=avx2`` (or ``default``).
-"of copy" is the time of a copy of as many bytes as the op must read and write, over the op's.
+Ops, forward and backward: native ones are timed at every instruction-set level that the CPU runs.
+To hold a level against PyTorch on such a machine, put PyTorch on it too:
+``ATEN_CPU_CAPABILITY=avx2`` (or ``default``). "of copy" is the time of a copy of as many bytes as
+the op must read and write, over the op's. Add + LayerNorm and attention have no native
+implementation: eager add + LayerNorm is within a factor of two of the copy, and attention is GEMMs.
 
-Add + LayerNorm and attention have no native implementation: eager add + LayerNorm is within a
-factor of two of the copy, and attention is GEMMs.
+The step: "native" takes the implementations that impl="auto" takes here. bf16 is autocast's.
+GFLOP/s counts the model's GEMMs and attention without what its mask leaves out; "of GEMM" is its
+share of a GEMM of 2048³ in the same dtype, timed in the same rounds.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import sys
+import functools
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import bench_step
 import interleaved
+import report
 import torch
 import torch.nn.functional as F
 import tyro
+from interleaved import Spread
 from torch import Tensor
 
 from pygpt import cpu_gelu, cpu_ops, ops
+from pygpt.config import GPTConfig
 from pygpt.hardware import keep_freed_memory
+from pygpt.implementations import cpu_level
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CPU = torch.device("cpu")
@@ -35,11 +45,16 @@ Op = Callable[..., Any]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Times the model's ops on this CPU."""
+    """Times the model's ops and its training step on this CPU."""
 
+    tables: tuple[Literal["ops", "step"], ...] = ("ops", "step")
     tokens: int = 2048
+    """Tokens of a call, and of a step."""
     block_size: int = 512
+    n_layer: int = 6
+    """Of the step."""
     widths: tuple[int, ...] = (384, 768)
+    """The step takes the first."""
     vocab: int = 50_304
     dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
     rounds: int = 15
@@ -126,9 +141,11 @@ def _cross_entropy(rows: int, vocab: int, dtype: str) -> Case:
     return Case("cross_entropy_rows", f"{rows}×{vocab}", dtype, ways, 2 * logits.nbytes)
 
 
-def main(options: Options) -> int:
-    """Measure, print a table, and write JSON where asked."""
-    keep_freed_memory()
+# --- the ops --------------------------------------------------------------------------------------
+
+
+def ops_table(options: Options) -> list[dict[str, Any]]:
+    """Measure and print the ops."""
     results = []
     for dtype in options.dtypes:
         cases = [_cross_entropy(options.tokens // 4, options.vocab, dtype)]
@@ -138,17 +155,20 @@ def main(options: Options) -> int:
             cases.append(_attention(options, width, dtype))
         for case in cases:
             results += _measure(case, options.rounds)
-    machine = interleaved.machine(CPU)
-    interleaved.show(
-        f"ops on {machine['device']}, {machine['threads']} threads, torch {machine['torch']} "
-        f"({machine['cpu_capability']}), forward and backward",
+    report.print_table(
+        f"ops, forward and backward: {_machine()}",
         ("op", "shape", "dtype", "implementation", "ms", "20–80 %", "of copy"),
-        [_cells(row) for row in results],
+        [
+            (
+                *(row[key] for key in ("op", "shape", "dtype", "implementation")),
+                *report.cells(Spread(**row["ms"]), decimals=2),
+                "" if row["of_copy"] is None else f"{row['of_copy']:.0%}",
+            )
+            for row in results
+        ],
         names=4,
     )
-    if options.json:
-        interleaved.write_json(options.json, {"machine": machine, "results": results})
-    return 0
+    return results
 
 
 def _measure(case: Case, rounds: int) -> list[dict[str, Any]]:
@@ -170,11 +190,88 @@ def _measure(case: Case, rounds: int) -> list[dict[str, Any]]:
     ]
 
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    names = (row[key] for key in ("op", "shape", "dtype", "implementation"))
-    share = "" if row["of_copy"] is None else f"{100 * row['of_copy']:.0f} %"
-    return (*names, *interleaved.milliseconds(interleaved.Timing(**row["ms"])), share)
+# --- the step -------------------------------------------------------------------------------------
+
+
+def step_table(options: Options) -> list[dict[str, Any]]:
+    """Measure and print the training step."""
+    width = options.widths[0]
+    config = GPTConfig(
+        n_layer=options.n_layer, n_head=width // 64, n_embd=width, bias=False,
+        block_size=options.block_size, vocab_size=options.vocab,
+    )  # fmt: skip
+    results = []
+    for dtype in options.dtypes:
+        sequences = options.tokens // options.block_size
+        bench = bench_step.Bench.of(config, CPU, DTYPES[dtype], sequences)
+        results += [{"dtype": dtype, **row} for row in _measure_step(bench, options.rounds)]
+    report.print_table(
+        f"a training step: {options.n_layer} layers, {width} wide, {options.tokens} tokens, "
+        f"V = {options.vocab}: {_machine()}",
+        ("dtype", "implementation", "tokens/s", "20–80 %", "GFLOP/s", "of GEMM", "peak MB"),
+        [
+            (
+                row["dtype"],
+                row["implementation"],
+                *report.cells(Spread(**row["tokens_per_second"]), decimals=0),
+                f"{row['gflop_per_s']:,.0f}",
+                f"{row['of_gemm']:.0%}",
+                f"{row['peak_bytes'] / 1e6:,.0f}",
+            )
+            for row in results
+        ],
+        names=2,
+    )
+    return results
+
+
+def _measure_step(bench: bench_step.Bench, rounds: int) -> list[dict[str, Any]]:
+    """One row for each way to take the step, all of them in turns with a GEMM."""
+    eager, native = bench_step.pygpt_subjects(bench)
+    subjects = {
+        "eager": eager,
+        "compile": bench_step.compiled(eager),
+        "native": native,
+        "native + compile": bench_step.compiled(native),
+    }
+    a, b = torch.randn(2, 2048, 2048).to(bench.dtype)
+    steps = {name: functools.partial(bench.step, each) for name, each in subjects.items()}
+    seconds = interleaved.seconds_by_round({"GEMM": lambda: a @ b, **steps}, rounds, CPU)
+    gemm_rate = 2 * 2048**3 / statistics.median(seconds["GEMM"])
+    rows = []
+    for name, subject in subjects.items():
+        rate = Spread.of(bench.tokens / s for s in seconds[name])
+        flops = rate.median * bench.config.flops_per_token(causal=True)
+        rows.append(
+            {
+                "implementation": name,
+                "tokens_per_second": dataclasses.asdict(rate),
+                "gflop_per_s": flops / 1e9,
+                "gemm_gflop_per_s": gemm_rate / 1e9,
+                "of_gemm": flops / gemm_rate,
+                "peak_bytes": bench_step.peak_bytes(bench, subject),
+            }
+        )
+    return rows
+
+
+def main(options: Options) -> None:
+    """Measure, print the tables, and write JSON where asked."""
+    keep_freed_memory()
+    results = {}
+    if "ops" in options.tables:
+        results["ops"] = ops_table(options)
+    if "step" in options.tables:
+        results["step"] = step_table(options)
+    if options.json:
+        fields = {"options": dataclasses.asdict(options), "native_level": cpu_level()}
+        report.write_json(options.json, CPU, {**fields, **results})
+
+
+def _machine() -> str:
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{report.headline(CPU)} ({capability}), native level {cpu_level()}"
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options)))
+    main(tyro.cli(Options))

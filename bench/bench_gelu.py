@@ -17,6 +17,7 @@ import common
 import pytest
 import torch
 import torch.nn.functional as F
+from interleaved import Call
 from torch import Tensor
 
 from pygpt import ops
@@ -41,7 +42,7 @@ def _implementation(impl: str) -> Callable[..., Tensor]:
     return {"triton": triton, "eager": eager}[impl]
 
 
-def _make(impl: str, direction: str, width: int) -> common.Call:
+def _make(impl: str, direction: str, width: int) -> Call:
     x = torch.randn(ROWS, width, device=common.DEVICE, dtype=DTYPE)
     bias = torch.randn(width, device=common.DEVICE, dtype=DTYPE)
     return common.training_call(_implementation(impl), [x, bias], direction)

@@ -19,6 +19,7 @@ import common
 import pytest
 import torch
 import torch.nn.functional as F
+from interleaved import Call
 from torch import Tensor
 
 from pygpt import ops
@@ -70,7 +71,7 @@ def _impls(op: str) -> tuple[str, ...]:
     return ("triton", "eager", "torch.compile", *(("liger",) if has_liger else ()))
 
 
-def _make(op: str, impl: str, direction: str, width: int) -> common.Call:
+def _make(op: str, impl: str, direction: str, width: int) -> Call:
     activations = 1 if op == "layer_norm" else 2
     inputs = [
         *torch.randn(activations, ROWS, width, device=common.DEVICE, dtype=DTYPE),

@@ -12,6 +12,7 @@ chunk and with ours; Liger-Kernel joins on a GPU where it is installed.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import interleaved
+import report
 import torch
 import torch.nn.functional as F
 import tyro
@@ -77,9 +79,7 @@ def _rivals(
             ),
             "torch chunked, its choice": torch.nn.LinearCrossEntropyOptions(),
         }.items():
-            rivals[name] = lambda x, weight, targets, settings=settings: F.linear_cross_entropy(
-                x.to(dtype), weight.to(dtype), targets, options=settings
-            )
+            rivals[name] = functools.partial(_torch_chunked, dtype, settings)
     if device.type == "cuda" and importlib.util.find_spec("liger_kernel"):
         from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
@@ -94,9 +94,16 @@ def _rivals(
     }
 
 
+def _torch_chunked(
+    dtype: torch.dtype, settings: Any, x: Tensor, weight: Tensor, targets: Tensor
+) -> Tensor:
+    loss: Tensor = F.linear_cross_entropy(x.to(dtype), weight.to(dtype), targets, options=settings)
+    return loss
+
+
 def _training_call(loss: Loss, x: Tensor, weight: Tensor, targets: Tensor) -> interleaved.Call:
     def call() -> None:
-        loss(x, weight, targets).backward()
+        loss(x, weight, targets).backward()  # type: ignore[no-untyped-call]
         x.grad = weight.grad = None  # here, so that the memory of a call includes them
 
     return call
@@ -120,72 +127,62 @@ def _gemms(x: Tensor, weight: Tensor, dtype: torch.dtype) -> interleaved.Call:
 
 
 def main(options: Options) -> int:
-    """Measure memory first, while freed memory still goes back to the system, then time."""
+    """Measure, print a table, and write JSON where asked."""
     device = pick_device(options.device)
     tokens = options.tokens or (8192 if device.type == "cuda" else 2048)
-    operands, peaks = {}, {}
-    for width in options.widths:
-        x = torch.randn(tokens, width, device=device, requires_grad=True)
-        weight = (torch.randn(options.vocab, width, device=device) * 0.02).requires_grad_()
-        targets = torch.randint(options.vocab, (tokens,), device=device)
-        for name in options.dtypes:
-            rivals = _rivals(options, device, width, DTYPES[name])
-            calls = {k: _training_call(loss, x, weight, targets) for k, loss in rivals.items()}
-            operands[width, name] = calls, _gemms(x, weight, DTYPES[name])
-            for rival, call in calls.items():
-                peaks[width, name, rival] = interleaved.peak_megabytes(call, device)
     kept = not options.default_malloc and device.type == "cpu" and keep_freed_memory()
-
     results = []
-    for (width, name), (calls, gemms) in operands.items():
-        timings = interleaved.measure({"GEMMs alone": gemms, **calls}, options.rounds, device)
-        flops = 3 * 2 * tokens * options.vocab * width
-        floor = timings["GEMMs alone"].median
-        for rival, timing in timings.items():
-            results.append(
-                {
-                    "width": width,
-                    "dtype": name,
-                    "implementation": rival,
-                    "ms": dataclasses.asdict(timing),
-                    "of_gemms": floor / timing.median,
-                    "tflop_per_s": flops / timing.median / 1e9,
-                    "peak_mb": peaks.get((width, name, rival)),
-                }
-            )
-    _show(results, device, tokens, options, kept)
+    for width in options.widths:
+        for dtype in options.dtypes:
+            results += _measure(options, device, tokens, width, dtype)
+    report.print_table(
+        f"head + loss, forward and backward: {tokens} tokens, V = {options.vocab}; "
+        f"{report.headline(device)}{', freed memory kept' if kept else ''}",
+        ("width", "dtype", "implementation", "ms", "20–80 %", "of GEMMs", "TFLOP/s", "peak MB"),
+        [_cells(row) for row in results],
+        names=3,
+    )
     if options.json:
-        fields = {"machine": interleaved.machine(device), "tokens": tokens, "vocab": options.vocab}
-        interleaved.write_json(
-            options.json, {**fields, "keeps_freed_memory": kept, "results": results}
-        )
+        fields = {"tokens": tokens, "vocab": options.vocab, "keeps_freed_memory": kept}
+        report.write_json(options.json, device, {**fields, "results": results})
     return 0
 
 
-def _show(
-    results: list[dict[str, Any]], device: torch.device, tokens: int, options: Options, kept: bool
-) -> None:
-    rows = []
-    for row in results:
-        timing = interleaved.Timing(**row["ms"])
-        peak = "" if row["peak_mb"] is None else f"{row['peak_mb']:.0f}"
-        rows.append(
-            (
-                *(str(row[key]) for key in ("width", "dtype", "implementation")),
-                *interleaved.milliseconds(timing),
-                f"{100 * row['of_gemms']:.0f} %",
-                f"{row['tflop_per_s']:.2f}",
-                peak,
-            )
-        )
-    machine = interleaved.machine(device)
-    memory = ", freed memory kept" if kept else ""
-    interleaved.show(
-        f"head + loss, forward and backward: {tokens} tokens, V = {options.vocab}; "
-        f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}{memory}",
-        ("width", "dtype", "implementation", "ms", "20–80 %", "of GEMMs", "TFLOP/s", "peak MB"),
-        rows,
-        names=3,
+def _measure(
+    options: Options, device: torch.device, tokens: int, width: int, dtype: str
+) -> list[dict[str, Any]]:
+    """One row for each rival and for the GEMMs."""
+    x = torch.randn(tokens, width, device=device, requires_grad=True)
+    weight = (torch.randn(options.vocab, width, device=device) * 0.02).requires_grad_()
+    targets = torch.randint(options.vocab, (tokens,), device=device)
+    rivals = _rivals(options, device, width, DTYPES[dtype])
+    calls = {name: _training_call(loss, x, weight, targets) for name, loss in rivals.items()}
+    gemms = {"GEMMs alone": _gemms(x, weight, DTYPES[dtype])}
+    timings = interleaved.measure({**gemms, **calls}, options.rounds, device)
+    peaks = {name: interleaved.peak_bytes(call, device) for name, call in calls.items()}
+    flops = 3 * 2 * tokens * options.vocab * width
+    floor = timings["GEMMs alone"].median
+    return [
+        {
+            "width": width,
+            "dtype": dtype,
+            "implementation": name,
+            "ms": dataclasses.asdict(timing),
+            "of_gemms": floor / timing.median,
+            "tflop_per_s": flops / timing.median / 1e9,
+            "peak_bytes": peaks.get(name),
+        }
+        for name, timing in timings.items()
+    ]
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        *(str(row[key]) for key in ("width", "dtype", "implementation")),
+        *report.cells(interleaved.Spread(**row["ms"])),
+        f"{row['of_gemms']:.0%}",
+        f"{row['tflop_per_s']:.2f}",
+        "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:,.0f}",
     )
 
 

@@ -4,8 +4,8 @@
     python bench/bench_sampler.py --json bench/results/sampler.json
 
 Every method makes batches from the same file of random ids. In each round every method runs once,
-in a new order; a figure is the median over the rounds, with the quartiles beside it, and the factor
-is the median of the rounds' own factors.
+in a new order; a figure is the median over the rounds, with the 20th and 80th percentile beside it,
+and the factor is the median of the rounds' own factors.
 
 - ``nanoGPT``: its ``get_batch`` restated: a new ``np.memmap`` for each call, random starts,
   ``torch.stack`` of one converted slice after another, for x and again for y.
@@ -20,29 +20,27 @@ used for 5 ms, as a training step would.
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import functools
 import hashlib
-import importlib.metadata
-import json
+import itertools
 import os
-import platform
-import random
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import report
 import torch
 import tyro
-from rich.console import Console
-from rich.table import Table
+from interleaved import Spread, seconds_by_round
 
 from pygpt.data import BatchSampler, TokenDataset
 from pygpt.dataset_json import DatasetInfo, ShardInfo, SplitInfo, TokenizerInfo
 
+CPU = torch.device("cpu")
 CASES = [("uint16", 12, 1024), ("uint32", 12, 1024), ("uint16", 64, 512), ("uint32", 64, 512)]
 """(dtype of the ids, batch_size, block_size); the first is nanoGPT's default."""
 
@@ -119,22 +117,23 @@ def methods(
     }
 
 
-def time_interleaved(
+def time_in_turns(
     ways: dict[str, Callable[[int], object]], rounds: int, steps: int
 ) -> dict[str, list[float]]:
     """Seconds a batch of each way, round by round."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    order = list(ways)
-    for turn in range(-1, rounds):  # the round before the first warms up
-        random.shuffle(order)
-        for name in order:
-            make = ways[name]
-            start = time.perf_counter()
-            for step in range(steps):
-                make((turn + 1) * steps + step)
-            if turn >= 0:
-                seconds[name].append((time.perf_counter() - start) / steps)
-    return seconds
+
+    def turn(make: Callable[[int], object]) -> Callable[[], object]:
+        every_step = itertools.count()
+
+        def call() -> None:
+            for step in itertools.islice(every_step, steps):
+                make(step)
+
+        return call
+
+    turns = {name: turn(make) for name, make in ways.items()}
+    seconds = seconds_by_round(turns, rounds, CPU)
+    return {name: [s / steps for s in times] for name, times in seconds.items()}
 
 
 # --- a file that is not in memory -----------------------------------------------------------------
@@ -169,107 +168,79 @@ def drop_from_memory(path: Path) -> None:
 # --- report ---------------------------------------------------------------------------------------
 
 
-def machine() -> dict[str, str | int | None]:
-    """What the figures belong to."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [
-        line.partition(":")[2].strip()
-        for line in (cpuinfo.read_text() if cpuinfo.exists() else "").splitlines()
-        if line.startswith("model name")
-    ]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "pygpt": importlib.metadata.version("pygpt-trainer"),
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-    }
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """The figures of one method in one case."""
-
-    dtype: str
-    batch_size: int
-    block_size: int
-    method: str
-    mtokens_per_second: float
-    quartiles: tuple[float, float]
-    times_nanogpt: float
-    share_of_memcpy: float
-
-
-def summarise(case: tuple[str, int, int], seconds: dict[str, list[float]]) -> list[Row]:
+def summarise(case: tuple[str, int, int], seconds: dict[str, list[float]]) -> list[dict[str, Any]]:
     """One row for each method of a case."""
+    dtype, batch_size, block_size = case
 
     def median_ratio(reference: list[float], times: list[float]) -> float:
         return statistics.median(a / b for a, b in zip(reference, times, strict=True))
 
-    rows = []
-    for name, times in seconds.items():
-        low, middle, high = statistics.quantiles([case[1] * case[2] / t / 1e6 for t in times], n=4)
-        times_nanogpt = median_ratio(seconds["nanoGPT"], times)
-        share = median_ratio(seconds["memcpy"], times)
-        rows.append(Row(*case, name, middle, (low, high), times_nanogpt, share))
-    return rows
+    return [
+        {
+            "dtype": dtype,
+            "batch_size": batch_size,
+            "block_size": block_size,
+            "method": name,
+            "mtokens_per_second": dataclasses.asdict(
+                Spread.of(batch_size * block_size / t / 1e6 for t in times)
+            ),
+            "times_nanogpt": median_ratio(seconds["nanoGPT"], times),
+            "share_of_memcpy": median_ratio(seconds["memcpy"], times),
+        }
+        for name, times in seconds.items()
+    ]
 
 
-def warm_table(rows: list[Row]) -> Table:
-    """The figures of one case, printed."""
-    case = rows[0]
-    table = Table(title=f"{case.dtype}, {case.batch_size} × {case.block_size}, file in memory")
-    table.add_column("method", no_wrap=True)
-    for heading in ("M tokens/s", "quartiles", "× nanoGPT", "of memcpy"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            row.method,
-            f"{row.mtokens_per_second:,.0f}",
-            f"{row.quartiles[0]:,.0f} – {row.quartiles[1]:,.0f}",
-            f"{row.times_nanogpt:.1f}",
-            f"{row.share_of_memcpy:.0%}",
-        )
-    return table
+def print_warm(rows: list[dict[str, Any]]) -> None:
+    """The figures of the file that is in memory."""
+    report.print_table(
+        f"Making batches, file in memory: {report.headline(CPU)}",
+        ("ids", "batch", "method", "M tokens/s", "20–80 %", "× nanoGPT", "of memcpy"),
+        [
+            (
+                row["dtype"],
+                f"{row['batch_size']} × {row['block_size']}",
+                row["method"],
+                *report.cells(Spread(**row["mtokens_per_second"]), decimals=0),
+                f"{row['times_nanogpt']:.1f}",
+                f"{row['share_of_memcpy']:.0%}",
+            )
+            for row in rows
+        ],
+        names=3,
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class Wait:
+def summarise_waits(method: str, seconds: list[float]) -> dict[str, Any]:
     """How long a batch of a file on disk takes, in µs."""
-
-    method: str
-    median: float
-    percentile_90: float
-    slowest: float
-
-
-def summarise_waits(method: str, seconds: list[float]) -> Wait:
-    """The figures of one method."""
     times = [1e6 * wait for wait in seconds]
-    return Wait(method, statistics.median(times), statistics.quantiles(times, n=10)[-1], max(times))
+    return {
+        "method": method,
+        "median": statistics.median(times),
+        "percentile_90": statistics.quantiles(times, n=10)[-1],
+        "slowest": max(times),
+    }
 
 
-def cold_table(waits: list[Wait]) -> Table:
-    """The figures of the file that is not in memory, printed."""
-    table = Table(title="Waiting for a batch, uint16, 12 × 1024, file not in memory")
-    table.add_column("method", no_wrap=True)
-    for heading in ("median µs", "90th percentile µs", "slowest µs"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for wait in waits:
-        figures = (wait.median, wait.percentile_90, wait.slowest)
-        table.add_row(wait.method, *(f"{figure:,.0f}" for figure in figures))
-    return table
+def print_cold(waits: list[dict[str, Any]]) -> None:
+    """The figures of the file that is not in memory."""
+    report.print_table(
+        "Waiting for a batch, uint16, 12 × 1024, file not in memory",
+        ("method", "median µs", "90th percentile µs", "slowest µs"),
+        [
+            (
+                wait["method"],
+                *(f"{wait[key]:,.0f}" for key in ("median", "percentile_90", "slowest")),
+            )
+            for wait in waits
+        ],
+    )
 
 
 def main(options: Options) -> None:
     """Time every case, print the tables, write the figures."""
-    console = Console()
-    about = machine()
-    console.print(", ".join(f"{key} {value}" for key, value in about.items()))
-    rows: list[Row] = []
-    waits: list[Wait] = []
+    rows: list[dict[str, Any]] = []
+    waits: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="pygpt-bench-") as folder:
         # Where scans are remembered; the user's cache is left alone.
         os.environ["XDG_CACHE_HOME"] = str(Path(folder) / "cache")
@@ -279,23 +250,20 @@ def main(options: Options) -> None:
         }
         for case in CASES:
             ways = methods(datasets[case[0]], *case)
-            of_case = summarise(case, time_interleaved(ways, options.rounds, options.steps))
-            console.print(warm_table(of_case))
-            rows += of_case
+            rows += summarise(case, time_in_turns(ways, options.rounds, options.steps))
+        print_warm(rows)
         if options.cold_tokens:
             directory = make_dataset(Path(folder) / "cold", options.cold_tokens, "uint16").path
             for name, read_ahead in (("pygpt", True), ("pygpt, alone", False)):
                 waits.append(summarise_waits(name, time_cold(directory, read_ahead)))
-            console.print(cold_table(waits))
+            print_cold(waits)
     if options.json:
         result = {
-            "machine": about,
             "options": dataclasses.asdict(options),
-            "file_in_memory": [dataclasses.asdict(row) for row in rows],
-            "file_not_in_memory": [dataclasses.asdict(wait) for wait in waits],
+            "file_in_memory": rows,
+            "file_not_in_memory": waits,
         }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=1, default=str) + "\n", encoding="utf-8")
+        report.write_json(options.json, CPU, result)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
     python bench/bench_step.py --preset owt-30m --nanogpt ../nanoGPT --json bench/results/step.json
 
 A step is forward, backward, clipping and AdamW over random ids. In each round every subject takes
-its turn, in a new order; a figure is the median over the rounds, with the extremes beside it.
+its turn, in a new order; a figure is the median over the rounds, with the 20th and 80th percentile
+beside it. ``bench_cpu.py`` has the same steps beside the ops on a CPU, in fp32 and bf16.
 
 - ``eager``, ``eager, compiled``: pygpt's model with every op in plain PyTorch;
 - ``pygpt``, ``pygpt, compiled``: with the implementations that impl="auto" takes here;
@@ -20,29 +21,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
-import json
-import random
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import interleaved
+import nanogpt
+import report
 import torch
 import tyro
-from rich.console import Console
-from rich.table import Table
+from interleaved import Spread
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from pygpt.config import PRESETS, GPTConfig, TrainConfig, from_preset
-from pygpt.hardware import keep_freed_memory, peak_flops, pick_device, pick_dtype
+from pygpt.hardware import DType, keep_freed_memory, peak_flops, pick_device, pick_dtype
+from pygpt.implementations import Implementations
 from pygpt.model import GPT
-from pygpt.ops import Implementations
 from pygpt.optim import build_optimizer
-from pygpt.run import describe_environment
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -74,7 +73,7 @@ class Options:
     accumulation: int = 2
     """Micro-batches a step."""
     device: str = "auto"
-    dtype: str = "auto"
+    dtype: DType | Literal["auto"] = "auto"
     steps: int = 3
     """Steps in one timing."""
     rounds: int = 5
@@ -107,6 +106,27 @@ class Bench:
     batches: list[tuple[Tensor, Tensor]]
     """Micro-batches of a step, in the host's memory."""
 
+    @classmethod
+    def of(
+        cls,
+        config: GPTConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+        micro_batch: int,
+        accumulation: int = 1,
+    ) -> Bench:
+        """With batches of random ids, `accumulation` of `micro_batch` sequences each."""
+        shape = (accumulation, 2, micro_batch, config.block_size)
+        ids = torch.randint(config.vocab_size, shape)
+        if device.type == "cuda":
+            ids = ids.pin_memory()
+        return cls(config, device, dtype, [(x, y) for x, y in ids])
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a step."""
+        return sum(x.numel() for x, _ in self.batches)
+
     def step(self, subject: Subject) -> None:
         """One training step."""
         for ids in self.batches:
@@ -123,36 +143,44 @@ class Bench:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
-    def synchronize(self) -> None:
-        """Wait for the device."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-
 
 # --- subjects -------------------------------------------------------------------------------------
 
 
 def subjects(bench: Bench, options: Options) -> list[Subject]:
     """Everything that is timed, built on the device."""
+    eager, auto = pygpt_subjects(bench)
+    found = [eager, auto]
+    if options.nanogpt:
+        model, optimizer = nanogpt.build(options.nanogpt, bench.config, TrainConfig(), bench.device)
+        found.append(Subject("nanoGPT", model, lambda x, y: model(x, y)[1], optimizer))
+    if options.compile:
+        found += [compiled(subject) for subject in found]
+    if bench.device.type == "cuda" and importlib.util.find_spec("liger_kernel"):
+        assert isinstance(auto.model, GPT)
+        loss = _liger_loss(auto.model)
+        found.append(dataclasses.replace(auto, name="pygpt, Liger's loss", loss=loss))
+    return found
+
+
+def pygpt_subjects(bench: Bench) -> tuple[Subject, Subject]:
+    """Pygpt's model in plain PyTorch, and as impl="auto" makes it: "eager" and "pygpt"."""
     torch.manual_seed(1)
     auto = GPT(bench.config, Implementations().resolve(bench.device)).to(bench.device)
     eager = GPT(bench.config, "eager").to(bench.device)
     _share_parameters(eager, auto)
     optimizer = build_optimizer(auto, TrainConfig())
-    found = [
+    return (
         Subject("eager", eager, eager.loss, optimizer),
         Subject("pygpt", auto, auto.loss, optimizer),
-    ]
-    if options.nanogpt:
-        found.append(_nanogpt(bench, options.nanogpt))
-    if options.compile:
-        found += [
-            dataclasses.replace(each, name=f"{each.name}, compiled", loss=torch.compile(each.loss))
-            for each in found
-        ]
-    if bench.device.type == "cuda" and importlib.util.find_spec("liger_kernel"):
-        found.append(Subject("pygpt, Liger's loss", auto, _liger_loss(auto), optimizer))
-    return found
+    )
+
+
+def compiled(subject: Subject) -> Subject:
+    """The same under torch.compile."""
+    return dataclasses.replace(
+        subject, name=f"{subject.name}, compiled", loss=torch.compile(subject.loss)
+    )
 
 
 def _share_parameters(model: nn.Module, source: nn.Module) -> None:
@@ -173,79 +201,24 @@ def _liger_loss(model: GPT) -> Loss:
     return loss
 
 
-def _nanogpt(bench: Bench, checkout: Path) -> Subject:
-    path = checkout / "model.py"
-    if not path.exists():
-        sys.exit(f"{checkout} is no checkout of nanoGPT: it has no model.py")
-    spec = importlib.util.spec_from_file_location("nanogpt_model", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclass looks itself up there
-    spec.loader.exec_module(module)
-    names = {field.name for field in dataclasses.fields(module.GPTConfig)}
-    values = dataclasses.asdict(bench.config)
-    model = module.GPT(module.GPTConfig(**{name: values[name] for name in names}))
-    model.to(bench.device)
-    c = TrainConfig()
-    optimizer = model.configure_optimizers(
-        c.weight_decay, c.learning_rate, (c.beta1, c.beta2), bench.device.type
-    )
-    return Subject("nanoGPT", model, lambda x, y: model(x, y)[1], optimizer)
-
-
 # --- measuring ------------------------------------------------------------------------------------
-
-
-def time_in_rounds(
-    bench: Bench, all_subjects: list[Subject], options: Options
-) -> dict[str, list[float]]:
-    """Seconds of a step, by subject, one figure a round."""
-    seconds: dict[str, list[float]] = {subject.name: [] for subject in all_subjects}
-    for _ in range(options.rounds):
-        for subject in random.sample(all_subjects, len(all_subjects)):
-            bench.synchronize()
-            start = time.perf_counter()
-            for _ in range(options.steps):
-                bench.step(subject)
-            bench.synchronize()
-            seconds[subject.name].append((time.perf_counter() - start) / options.steps)
-    return seconds
 
 
 def peak_bytes(bench: Bench, subject: Subject) -> int:
     """The subject's weights and moments, and the most that one step adds to them."""
     parameters = list(subject.model.parameters())
+    added = interleaved.peak_bytes(lambda: bench.step(subject), bench.device)
     moments = [t for p in parameters for t in subject.optimizer.state[p].values()]
     state: int = sum(tensor.nbytes for tensor in [*parameters, *moments])
-    if bench.device.type == "cuda":
-        bench.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        bench.step(subject)
-        bench.synchronize()
-        return state + torch.cuda.max_memory_allocated() - before
-    with torch.autograd.profiler.profile(use_kineto=True, profile_memory=True) as recorded:
-        bench.step(subject)
-    allocations = [e for e in recorded.kineto_results.events() if e.name() == "[memory]"]
-    live: int = 0
-    peak: int = 0
-    for event in sorted(allocations, key=lambda event: event.start_ns()):
-        live += event.nbytes()
-        peak = max(peak, live)
-    return state + peak
+    return state + added
 
 
 def seconds_by_part(bench: Bench, subject: Subject) -> dict[str, float]:
     """Seconds of one step by part, and what is left of it as "idle"."""
     on_gpu = bench.device.type == "cuda"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
-    bench.synchronize()
     with profile(activities=activities) as recorded:
-        start = time.perf_counter()
-        bench.step(subject)
-        bench.synchronize()
-        wall = time.perf_counter() - start
+        wall = interleaved.time_once(lambda: bench.step(subject), bench.device)
     parts = dict.fromkeys([*PARTS, OTHER], 0.0)
     for event in recorded.events() or []:
         if on_gpu:
@@ -268,51 +241,46 @@ def _part(*names: str) -> str:
 # --- reporting ------------------------------------------------------------------------------------
 
 
-def main() -> None:
-    """The benchmark."""
-    options = tyro.cli(Options)
+def main(options: Options) -> None:
+    """Measure, print the tables, and write JSON where asked."""
     if options.preset not in PRESETS:
         sys.exit(f"no preset {options.preset!r}; there are {', '.join(PRESETS)}")
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    if options.nanogpt:
+        nanogpt.check(options.nanogpt)
     bench = _bench(options)
     peak = peak_flops(bench.device, bench.dtype)
     everything = subjects(bench, options)
-    for subject in everything:
-        console.print(f"warming up: {subject.name}", markup=False)
-        for _ in range(2):
+
+    def turn(subject: Subject) -> None:
+        for _ in range(options.steps):
             bench.step(subject)
-    seconds = time_in_rounds(bench, everything, options)
-    tokens = options.accumulation * options.micro_batch * bench.config.block_size
+
+    turns = {subject.name: functools.partial(turn, subject) for subject in everything}
+    seconds = interleaved.seconds_by_round(turns, options.rounds, bench.device)
     rows = []
     for subject in everything:
-        own = sorted(seconds[subject.name])
-        rate = tokens / statistics.median(own)
+        tokens = bench.tokens * options.steps
+        rate = Spread.of(tokens / s for s in seconds[subject.name])
         rows.append(
             {
                 "subject": subject.name,
-                "tokens_per_second": rate,
-                "slowest": tokens / own[-1],
-                "fastest": tokens / own[0],
-                "mfu_causal": rate * bench.config.flops_per_token(causal=True) / peak.flops,
-                "mfu_nanogpt": rate * bench.config.flops_per_token() / peak.flops,
+                "tokens_per_second": dataclasses.asdict(rate),
+                "mfu_causal": rate.median * bench.config.flops_per_token(causal=True) / peak.flops,
+                "mfu_nanogpt": rate.median * bench.config.flops_per_token() / peak.flops,
                 "peak_bytes": peak_bytes(bench, subject),
                 "seconds_by_part": seconds_by_part(bench, subject),
             }
         )
-    title = (
+    _print(
         f"{options.preset}, {bench.config.n_params() / 1e6:.1f} M parameters, "
         f"{options.accumulation} × {options.micro_batch} × {bench.config.block_size} tokens, "
-        f"{str(bench.dtype).removeprefix('torch.')}; MFU of {peak}"
+        f"{str(bench.dtype).removeprefix('torch.')}; {report.headline(bench.device)}; "
+        f"MFU of {peak}",
+        rows,
     )
-    _print(console, title, rows)
     if options.json:
-        result = {
-            "environment": describe_environment(bench.device),
-            "options": {name: str(value) for name, value in dataclasses.asdict(options).items()},
-            "peak": str(peak),
-            "results": rows,
-        }
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        fields = {"options": dataclasses.asdict(options), "peak": str(peak), "results": rows}
+        report.write_json(options.json, bench.device, fields)
 
 
 def _bench(options: Options) -> Bench:
@@ -323,35 +291,34 @@ def _bench(options: Options) -> Bench:
         keep_freed_memory()
     run = from_preset(options.preset)
     config = dataclasses.replace(run.model(options.vocab_size), dropout=0.0)
-    dtype = getattr(torch, pick_dtype(options.dtype, device, config.n_embd))  # type: ignore[arg-type]
-    shape = (options.accumulation, 2, options.micro_batch, config.block_size)
-    ids = torch.randint(config.vocab_size, shape)
-    if device.type == "cuda":
-        ids = ids.pin_memory()
-    return Bench(config, device, dtype, [(x, y) for x, y in ids])
+    dtype = getattr(torch, pick_dtype(options.dtype, device, config.n_embd))
+    return Bench.of(config, device, dtype, options.micro_batch, options.accumulation)
 
 
-def _print(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
-    table = Table("", title=title, title_justify="left")
-    for column in ("tokens/s", "min–max", "MFU, causal", "MFU, as nanoGPT", "peak MiB"):
-        table.add_column(column, justify="right")
-    parts = Table("ms of a step", *[row["subject"] for row in rows])
-    for row in rows:
-        table.add_row(
-            row["subject"],
-            f"{row['tokens_per_second']:,.0f}",
-            f"{row['slowest']:,.0f}–{row['fastest']:,.0f}",
-            f"{row['mfu_causal']:.1%}",
-            f"{row['mfu_nanogpt']:.1%}",
-            f"{row['peak_bytes'] / 2**20:,.0f}",
-        )
-    for part in rows[0]["seconds_by_part"]:
-        parts.add_row(part, *(f"{1e3 * row['seconds_by_part'][part]:,.1f}" for row in rows))
-    for each in parts.columns[1:]:
-        each.justify = "right"
-    console.print(table)
-    console.print(parts)
+def _print(title: str, rows: list[dict[str, Any]]) -> None:
+    report.print_table(
+        title,
+        ("", "tokens/s", "20–80 %", "MFU, causal", "MFU, as nanoGPT", "peak MB"),
+        [
+            (
+                row["subject"],
+                *report.cells(Spread(**row["tokens_per_second"]), decimals=0),
+                f"{row['mfu_causal']:.1%}",
+                f"{row['mfu_nanogpt']:.1%}",
+                f"{row['peak_bytes'] / 1e6:,.0f}",
+            )
+            for row in rows
+        ],
+    )
+    report.print_table(
+        "where the time of a step goes, in ms",
+        ("", *(row["subject"] for row in rows)),
+        [
+            (part, *(f"{1e3 * row['seconds_by_part'][part]:,.1f}" for row in rows))
+            for part in rows[0]["seconds_by_part"]
+        ],
+    )
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Options))

@@ -10,25 +10,21 @@ in a copy and in a matrix product, measured in the same run.
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import json
-import platform
-import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import report
 import torch
-import triton
-from interleaved import Call, Timing
-from rich.console import Console
-from rich.table import Table
+from interleaved import Call, Spread, peak_bytes
 from torch import Tensor
 
-RESULTS = Path(__file__).parent / "results"
 DEVICE = "cuda"
 DIRECTIONS = ("forward", "backward", "both")
+COLUMNS = (
+    "op", "direction", "shape", "impl", "ms", "20–80 %", "rate", "of the card", "peak MB"
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,16 +56,14 @@ class Limits:
 # --- measuring ------------------------------------------------------------------------------------
 
 
-def time_call(call: Call, budget_ms: float = 50.0) -> Timing:
-    """Time single calls until they add up to about `budget_ms`, 10 to 200 of them."""
+def time_call(call: Call, budget_ms: float = 50.0) -> Spread:
+    """Milliseconds: time single calls until they add up to about `budget_ms`, 10 to 200 of them."""
     cache = torch.cuda.get_device_properties(0).L2_cache_size
     flush = torch.empty(4 * cache, dtype=torch.int8, device=DEVICE)
     for _ in range(3):  # compiles, and gives the first estimate
         estimate = _one_call(call, flush)
     calls = max(10, min(200, int(budget_ms / max(estimate, 1e-3))))
-    times = sorted(_one_call(call, flush) for _ in range(calls))
-    low, high = (times[int(share * (calls - 1))] for share in (0.2, 0.8))
-    return Timing(statistics.median(times), low, high, calls)
+    return Spread.of(_one_call(call, flush) for _ in range(calls))
 
 
 def _one_call(call: Call, flush: Tensor) -> float:
@@ -87,16 +81,6 @@ def _one_call(call: Call, flush: Tensor) -> float:
 
 def _timing_event() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-
-
-def peak_megabytes(call: Call) -> float:
-    """Memory that one call needs beyond what is already allocated."""
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    call()
-    torch.cuda.synchronize()
-    return float(torch.cuda.max_memory_allocated() - before) / 2**20
 
 
 def measure_limits() -> Limits:
@@ -146,27 +130,38 @@ def compiled(op: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def main(name: str, cases: Sequence[Case]) -> int:
-    """Measure every case, print a table, write JSON and a plot; 2 where there is no card."""
+    """Measure every case, print a table, write JSON and a plot.
+
+    Returns:
+        The exit status: 1 where a case failed, 2 where there is no card.
+    """
     if not torch.cuda.is_available():
         print(f"{name} measures a CUDA device and this machine has none", file=sys.stderr)
         return 2
-    measure(name, cases)
-    return 0
+    return 0 if measure(name, cases) else 1
 
 
-def measure(name: str, cases: Sequence[Case]) -> None:
-    """What `main` does once there is a card."""
+def measure(name: str, cases: Sequence[Case]) -> bool:
+    """What `main` does once there is a card; False where a case failed."""
+    device = torch.device(DEVICE)
     limits = measure_limits()
-    rows = [_measure(case, limits) for case in cases]
-    machine = describe_machine()
-    _print(name, machine, limits, rows)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    card = machine["card"].replace("NVIDIA", "").strip().replace(" ", "-").lower()
-    path = RESULTS / f"{card}-{machine['date'][:10]}-{name}.json"
-    results = {"machine": machine, "limits": dataclasses.asdict(limits), "results": rows}
-    path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    _plot(name, machine, rows, path.with_suffix(".png"))
-    print(f"wrote {path}")
+    rows, failures = [], []
+    for case in cases:
+        try:
+            rows.append(_measure(case, limits))
+        except RuntimeError as error:  # a back end that this card lacks, or no memory: go on
+            failures.append({"case": str(case), "error": str(error).partition("\n")[0]})
+            print("failed:", *failures[-1].values(), file=sys.stderr)
+    title = (
+        f"{name}: {report.headline(device)}; copy {limits.copy_gb_per_s:.0f} GB/s, "
+        f"bf16 GEMM {limits.gemm_tflop_per_s:.0f} TFLOP/s"
+    )
+    report.print_table(title, COLUMNS, [_cells(row) for row in rows], names=4)
+    path = report.results_path(device, name)
+    figures = {"limits": dataclasses.asdict(limits), "results": rows, "failures": failures}
+    report.write_json(path, device, figures)
+    _plot(title, rows, path.with_suffix(".png"))
+    return not failures
 
 
 def _measure(case: Case, limits: Limits) -> dict[str, Any]:
@@ -178,7 +173,7 @@ def _measure(case: Case, limits: Limits) -> dict[str, Any]:
         "shape": case.shape,
         "impl": case.impl,
         "ms": dataclasses.asdict(timing),
-        "peak_mb": peak_megabytes(call),
+        "peak_bytes": peak_bytes(call, torch.device(DEVICE)),
     }
     if case.bytes:
         row["gb_per_s"] = case.bytes / timing.median / 1e6
@@ -189,47 +184,19 @@ def _measure(case: Case, limits: Limits) -> dict[str, Any]:
     return row
 
 
-def describe_machine() -> dict[str, str]:
-    """The card, the software and the time: what a figure means nothing without."""
-    properties = torch.cuda.get_device_properties(0)
-    return {
-        "card": properties.name,
-        "architecture": f"sm_{properties.major}{properties.minor}",
-        "multiprocessors": str(properties.multi_processor_count),
-        "memory_gib": f"{properties.total_memory / 2**30:.1f}",
-        "torch": torch.__version__,
-        "cuda": str(torch.version.cuda),
-        "triton": triton.__version__,
-        "python": platform.python_version(),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    }
-
-
-def _print(name: str, machine: dict[str, str], limits: Limits, rows: list[dict[str, Any]]) -> None:
-    table = Table(
-        title=f"{name} on {machine['card']}: copy {limits.copy_gb_per_s:.0f} GB/s, "
-        f"bf16 GEMM {limits.gemm_tflop_per_s:.0f} TFLOP/s"
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    rate = f"{row['gb_per_s']:.0f} GB/s" if "gb_per_s" in row else ""
+    rate = f"{row['tflop_per_s']:.0f} TFLOP/s" if "tflop_per_s" in row else rate
+    return (
+        *(row[key] for key in ("op", "direction", "shape", "impl")),
+        *report.cells(Spread(**row["ms"]), decimals=4),
+        rate,
+        f"{row['share']:.0%}" if "share" in row else "",
+        f"{row['peak_bytes'] / 1e6:.0f}",
     )
-    for column in ("op", "direction", "shape", "impl"):
-        table.add_column(column)
-    for column in ("µs", "20–80 %", "rate", "of the card", "peak MB"):
-        table.add_column(column, justify="right")
-    for row in rows:
-        ms = row["ms"]
-        rate = f"{row['gb_per_s']:.0f} GB/s" if "gb_per_s" in row else ""
-        rate = f"{row['tflop_per_s']:.0f} TFLOP/s" if "tflop_per_s" in row else rate
-        table.add_row(
-            *(row[key] for key in ("op", "direction", "shape", "impl")),
-            f"{1e3 * ms['median']:.1f}",
-            f"{1e3 * ms['low']:.1f}–{1e3 * ms['high']:.1f}",
-            rate,
-            f"{100 * row['share']:.0f} %" if "share" in row else "",
-            f"{row['peak_mb']:.0f}",
-        )
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
-def _plot(name: str, machine: dict[str, str], rows: list[dict[str, Any]], path: Path) -> None:
+def _plot(title: str, rows: list[dict[str, Any]], path: Path) -> None:
     try:
         import matplotlib as mpl
     except ImportError:
@@ -259,7 +226,7 @@ def _plot(name: str, machine: dict[str, str], rows: list[dict[str, Any]], path: 
         axis.set_ylabel("ms")
         axis.set_title(" ".join(group))
     axes[0, 0].legend(fontsize="small")
-    figure.suptitle(f"{name}, {machine['card']}, {machine['date'][:10]}")
+    figure.suptitle(title, fontsize="small")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

@@ -17,18 +17,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import nanogpt
+import report
 import torch
 import tyro
-from rich.console import Console
+from interleaved import Spread
 from rich.progress import Progress
-from rich.table import Table
 
 from pygpt.config import PRESETS
 
@@ -115,16 +115,11 @@ class Side:
 def main() -> None:
     """The command."""
     options = tyro.cli(Options, description=__doc__)
-    if not (options.nanogpt / "model.py").exists():
-        sys.exit(f"{options.nanogpt} is no checkout of nanoGPT: it has no model.py")
+    nanogpt.check(options.nanogpt)
     fields = same_time(options) if options.same_time else same_steps(options)
     if options.json:
-        machine = {
-            "cpu": platform.processor() or platform.machine(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        }
-        options.json.write_text(json.dumps({"machine": machine, **fields}, indent=2) + "\n")
+        device = torch.device("cpu" if options.same_time else options.device)
+        report.write_json(options.json, device, fields)
 
 
 # --- the same steps -------------------------------------------------------------------------------
@@ -132,7 +127,7 @@ def main() -> None:
 
 def same_steps(options: Options) -> dict[str, Any]:
     """Every way to train the same model: tokens/s, peak memory, loss."""
-    config = {
+    config: dict[str, Any] = {
         "n_layer": options.n_layer, "n_head": options.n_head, "n_embd": options.n_embd,
         "block_size": options.block_size, "bias": False,
         "batch_tokens": options.sequences * options.block_size,
@@ -164,18 +159,18 @@ def same_steps(options: Options) -> dict[str, Any]:
     rows = [_summary(side, config["batch_tokens"], options) for side in sides]
     for side in sides:
         side.close()
-    _print_steps(rows)
+    _print_steps(rows, torch.device(options.device))
     return {"config": config, "results": rows}
 
 
 def _summary(side: Side, batch_tokens: int, options: Options) -> dict[str, Any]:
-    rates = sorted(batch_tokens / seconds for seconds in side.seconds)
     tail = side.losses[-max(1, options.steps // 4) :]
     return {
         "name": side.name,
         "how": side.description,
-        "tokens_per_second": statistics.median(rates),
-        "quartiles": [rates[len(rates) // 4], rates[(3 * len(rates)) // 4]],
+        "tokens_per_second": dataclasses.asdict(
+            Spread.of(batch_tokens / seconds for seconds in side.seconds)
+        ),
         "peak_memory": side.peak_memory,
         "train_loss": statistics.fmean(tail),
         "train_loss_spread": statistics.pstdev(tail),
@@ -184,34 +179,26 @@ def _summary(side: Side, batch_tokens: int, options: Options) -> dict[str, Any]:
     }
 
 
-def _print_steps(rows: list[dict[str, Any]]) -> None:
-    first = rows[0]
-    best = max(row["tokens_per_second"] for row in rows if row["name"].startswith("nanoGPT"))
-    table = Table(title="same data, same shape, same steps")
-    for column in (
-        "",
-        "tokens/s",
-        "quartiles",
-        "× default",
-        "× its best",
-        "peak MB",
-        "train",
-        "val",
-    ):
-        table.add_column(column, justify="left" if not column else "right")
-    for row in rows:
-        low, high = row["quartiles"]
-        table.add_row(
-            row["name"],
-            f"{row['tokens_per_second']:,.0f}",
-            f"{low:,.0f}–{high:,.0f}",
-            f"{row['tokens_per_second'] / first['tokens_per_second']:.2f}",
-            f"{row['tokens_per_second'] / best:.2f}",
-            f"{row['peak_memory'] / 1e6:,.0f}",
-            f"{row['train_loss']:.3f} ± {row['train_loss_spread']:.3f}",
-            f"{row['val_loss']:.3f}",
-        )
-    Console(width=None if sys.stdout.isatty() else 110).print(table)
+def _print_steps(rows: list[dict[str, Any]], device: torch.device) -> None:
+    rates = {row["name"]: Spread(**row["tokens_per_second"]) for row in rows}
+    default = rates["nanoGPT"].median
+    best = max(rate.median for name, rate in rates.items() if name.startswith("nanoGPT"))
+    report.print_table(
+        f"same data, same shape, same steps: {report.headline(device)}",
+        ("", "tokens/s", "20–80 %", "× default", "× its best", "peak MB", "train", "val"),
+        [
+            (
+                row["name"],
+                *report.cells(rates[row["name"]], decimals=0),
+                f"{rates[row['name']].median / default:.2f}",
+                f"{rates[row['name']].median / best:.2f}",
+                f"{row['peak_memory'] / 1e6:,.0f}",
+                f"{row['train_loss']:.3f} ± {row['train_loss_spread']:.3f}",
+                f"{row['val_loss']:.3f}",
+            )
+            for row in rows
+        ],
+    )
 
 
 # --- the same time --------------------------------------------------------------------------------
@@ -250,26 +237,30 @@ def same_time(options: Options) -> dict[str, Any]:
             for side, total in ((ours, preset["max_steps"]), (theirs, steps)):
                 turn = total * (i + 1) // turns - total * i // turns
                 spent[side.name] += side.train(turn)
-    rows = []
-    table = Table(title=f"the same time on {options.data}")
-    for column in ("", "steps", "seconds", "val loss", "peak MB"):
-        table.add_column(column, justify="left" if not column else "right")
+    rows: list[dict[str, Any]] = []
     for side in (theirs, ours):
-        val_loss = side.evaluate(None)
-        row = {
-            "name": side.name, "how": side.description, "steps": len(side.losses),
-            "seconds": spent[side.name], "val_loss": val_loss, "peak_memory": side.peak_memory,
-        }  # fmt: skip
-        rows.append(row)
-        table.add_row(
-            side.name,
-            f"{row['steps']:,}",
-            f"{row['seconds']:.0f}",
-            f"{val_loss:.4f}",
-            f"{side.peak_memory / 1e6:,.0f}",
-        )
+        rows.append(
+            {
+                "name": side.name, "how": side.description, "steps": len(side.losses),
+                "seconds": spent[side.name], "val_loss": side.evaluate(None),
+                "peak_memory": side.peak_memory,
+            }
+        )  # fmt: skip
         side.close()
-    Console(width=None if sys.stdout.isatty() else 110).print(table)
+    report.print_table(
+        f"the same time on {options.data}: {report.headline(torch.device('cpu'))}",
+        ("", "steps", "seconds", "val loss", "peak MB"),
+        [
+            (
+                row["name"],
+                f"{row['steps']:,}",
+                f"{row['seconds']:.0f}",
+                f"{row['val_loss']:.4f}",
+                f"{row['peak_memory'] / 1e6:,.0f}",
+            )
+            for row in rows
+        ],
+    )
     return {"recipe": recipe, "preset": preset, "results": rows}
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
-import inspect
 import json
 import math
 import resource
@@ -20,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
+import nanogpt
 import numpy as np
 import torch
 
@@ -27,8 +26,8 @@ from pygpt.config import TrainConfig, padded_vocab_size
 from pygpt.data import TokenDataset
 from pygpt.evaluation import Windows, evaluate
 from pygpt.hardware import Peak, keep_freed_memory, pick_dtype
+from pygpt.implementations import Implementations
 from pygpt.model import GPT
-from pygpt.ops import Implementations
 from pygpt.run import Run
 from pygpt.trainer import Trainer
 
@@ -97,16 +96,11 @@ class NanoGPT:
     def __init__(self, task: Task) -> None:
         self._task = task
         self._config = TrainConfig(**task.config)
-        module = _import(Path(task.nanogpt) / "model.py")
         torch.manual_seed(self._config.seed)
         self._val = TokenDataset(task.data, "val")
-        arguments = self._config.model(padded_vocab_size(self._val.tokenizer.n_vocab))
-        names = inspect.signature(module.GPTConfig).parameters
-        model = module.GPT(module.GPTConfig(**{name: getattr(arguments, name) for name in names}))
-        self._model = model.to(task.device)
-        c = self._config
-        self._optimizer = self._model.configure_optimizers(
-            c.weight_decay, c.learning_rate, (c.beta1, c.beta2), torch.device(task.device).type
+        shape = self._config.model(padded_vocab_size(self._val.tokenizer.n_vocab))
+        self._model, self._optimizer = nanogpt.build(
+            Path(task.nanogpt), shape, self._config, torch.device(task.device)
         )
         self._forward = torch.compile(self._model) if task.compile else self._model
         self._step = 0
@@ -164,47 +158,35 @@ class NanoGPT:
         return nats / tokens
 
 
-def _import(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location("nanogpt_model", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    with contextlib.redirect_stdout(sys.stderr):
-        spec.loader.exec_module(module)
-    return module
-
-
 def peak_memory(device: str) -> int:
     """Bytes: of the device's allocator, or of the whole process on a CPU."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def main() -> None:
     """Build the side that the argument describes; then do as told."""
     task = Task(**json.loads(sys.argv[1]))
-    answers = sys.stdout
-    sys.stdout = sys.stderr  # nanoGPT prints as it builds
     with tempfile.TemporaryDirectory() as directory:
         side = Pygpt(task, Path(directory)) if task.side == "pygpt" else NanoGPT(task)
-        answer(answers, {"ready": side.description})
+        answer({"ready": side.description})
         for line in sys.stdin:
             command = json.loads(line)
             if "evaluate" in command:
-                answer(answers, {"val_loss": side.evaluate(command["evaluate"])})
+                answer({"val_loss": side.evaluate(command["evaluate"])})
                 continue
             start = time.perf_counter()
             losses = [side.step() for _ in range(command["steps"])]
             seconds = time.perf_counter() - start
             peak = peak_memory(task.device)
-            answer(answers, {"losses": losses, "seconds": seconds, "peak_memory": peak})
+            answer({"losses": losses, "seconds": seconds, "peak_memory": peak})
 
 
-def answer(file: Any, fields: dict[str, Any]) -> None:
+def answer(fields: dict[str, Any]) -> None:
     """One line of JSON."""
-    print(json.dumps(fields), file=file, flush=True)
+    print(json.dumps(fields), flush=True)
 
 
 if __name__ == "__main__":

@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import dataclasses
 
+import report
 import torch
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from pygpt.config import PRESETS, TrainConfig, from_preset
 from pygpt.errors import InputError
 from pygpt.hardware import Card, named_card
+from pygpt.implementations import Implementations
 from pygpt.memory import CONTEXT_BYTES, Plan
-from pygpt.ops import Implementations
 from pygpt.roofline import HOST_BANDWIDTH, PCIE_BANDWIDTH, mfu_bound, step_bound
 
 VOCAB_SIZE = 50304
@@ -47,25 +46,21 @@ class Options:
 def main() -> None:
     """Print the table."""
     card = named_card(tyro.cli(Options).card)
-    console = Console(highlight=False, width=176)
-    console.print(
+    print(
         f"{card}. Arithmetic and no measurement.\n"
         "fits: the largest micro-batch, in sequences, that is planned into the memory less "
-        f"{CONTEXT_BYTES >> 20} MiB for CUDA and a desktop, and GiB what it takes (1 sequence if "
+        f"{CONTEXT_BYTES >> 20} MiB for CUDA and a desktop,\nand GiB what it takes (1 sequence if "
         f"none fits); bf16, compiled, vocabulary {VOCAB_SIZE:,}; recomputed: with "
-        "--checkpoint-activations; offloaded: with --offload-optimizer, for presets that do not "
+        "--checkpoint-activations;\noffloaded: with --offload-optimizer, for presets that do not "
         f"fit without it, at {PCIE_BANDWIDTH / 1e9:.0f} GB/s to the card and "
         f"{HOST_BANDWIDTH / 1e9:.0f} GB/s of the machine's memory (assumed)."
     )
     rows = [
         row for name in PRESETS if name not in LEFT_OUT for row in _rows(from_preset(name), card)
     ]
-    table = Table(title="µs a token by part, at the least", title_justify="left")
-    for name in rows[0]:
-        table.add_column(name, justify="left" if name == "preset" else "right")
-    for row in rows:
-        table.add_row(*row.values())
-    console.print(table)
+    report.print_table(
+        "µs a token by part, at the least", list(rows[0]), [list(row.values()) for row in rows]
+    )
 
 
 def _rows(config: TrainConfig, card: Card) -> list[dict[str, str]]:

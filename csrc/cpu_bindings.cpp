@@ -97,4 +97,23 @@ void bind_cpu_ops(py::module_& m) {
         py::kw_only(), py::arg("x"), py::arg("bias"), py::arg("bfloat16"), py::arg("rows"),
         py::arg("width"), py::arg("dy"), py::arg("dx"), py::arg("dbias"), py::arg("threads"),
         py::arg("level") = "");
+
+    m.def(
+        "attention_backward_rows",
+        [](std::uintptr_t scores, std::uintptr_t weights, std::uintptr_t gradient,
+           std::int64_t heads, std::int64_t positions, float scale, int threads,
+           const std::string& level) {
+            const Level chosen = chosen_level(level);
+            const AttentionTile tile{pointer<float>(scores),
+                                     pointer<std::uint16_t>(weights),
+                                     pointer<std::uint16_t>(gradient),
+                                     heads,
+                                     positions,
+                                     scale};
+            const py::gil_scoped_release unlocked;
+            attention_backward_rows(tile, threads, chosen);
+        },
+        py::kw_only(), py::arg("scores"), py::arg("weights"), py::arg("gradient"),
+        py::arg("heads"), py::arg("positions"), py::arg("scale"), py::arg("threads"),
+        py::arg("level") = "");
 }

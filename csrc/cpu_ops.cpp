@@ -1,5 +1,7 @@
 #include "cpu_ops.hpp"
 
+#include <dlfcn.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
@@ -40,18 +42,41 @@ const Kernels& kernels(Level level) {
     return generic_kernels;
 }
 
-// Calls work(begin, end) over [0, size) in pieces of `grain` from up to `threads` threads, this one
-// among them, with at least kElementsPerThread elements for each; an index is `width` elements.
-// Threads take the next piece when they are free, since PyTorch's own pool may still be spinning on
-// the cores. They are started anew each time: 10 µs each, against a second pool that would spin too.
+// What GCC's OpenMP calls for a parallel region: function(data) on `threads` threads at once.
+using ParallelRegion = void (*)(void (*function)(void*), void* data, unsigned threads,
+                                unsigned flags);
+
+// That of the OpenMP library which PyTorch has loaded (LLVM's has it too); null in a program without
+// one. The threads of a second pool would wait for cores on which PyTorch's spin for the next op:
+// there, a second thread made 2 M elements of softmax no faster.
+ParallelRegion pytorch_pool() {
+    static const auto pool = reinterpret_cast<ParallelRegion>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+    return pool;
+}
+
+// Calls work() from `threads` threads at once, this one among them.
+template <typename Work>
+void on_threads(int threads, Work& work) {
+    if (threads > 1 && pytorch_pool()) {
+        const auto call = [](void* data) { (*static_cast<Work*>(data))(); };
+        pytorch_pool()(call, &work, static_cast<unsigned>(threads), 0);
+        return;
+    }
+    std::vector<std::thread> helpers;
+    for (int i = 1; i < threads; ++i) helpers.emplace_back([&work] { work(); });
+    work();
+    for (std::thread& helper : helpers) helper.join();
+}
+
+// Calls work(begin, end) over [0, size) in pieces of `grain` from up to `threads` threads, with at
+// least kElementsPerThread elements for each; an index is `width` elements. A thread takes the next
+// piece when it is free: rows differ in length, and cores in what else they do.
 template <typename Work>
 void parallel_for(std::int64_t size, std::int64_t width, std::int64_t grain, int threads,
                   Work work) {
-    // 0.1 ms of work. With less, a second thread comes late: the step of a model 128 wide over 768
-    // tokens took 33 ms at 2^16 and 30 ms at 2^18 and above.
-    constexpr std::int64_t kElementsPerThread = 1 << 18;
+    constexpr std::int64_t kElementsPerThread = 1 << 14;  // 10 µs of work
     std::atomic<std::int64_t> next{0};
-    const auto take_pieces = [&] {
+    auto take_pieces = [&] {
         for (;;) {
             const std::int64_t begin = next.fetch_add(grain, std::memory_order_relaxed);
             if (begin >= size) return;
@@ -60,12 +85,7 @@ void parallel_for(std::int64_t size, std::int64_t width, std::int64_t grain, int
     };
     const std::int64_t useful =
         std::min((size + grain - 1) / grain, size * width / kElementsPerThread);
-    std::vector<std::thread> helpers;
-    for (std::int64_t i = 1; i < std::min<std::int64_t>(threads, useful); ++i) {
-        helpers.emplace_back(take_pieces);
-    }
-    take_pieces();
-    for (std::thread& helper : helpers) helper.join();
+    on_threads(static_cast<int>(std::clamp<std::int64_t>(useful, 1, threads)), take_pieces);
 }
 
 // Rows a thread takes at a time, and over which it sums the gradient of the bias.
@@ -135,6 +155,15 @@ void gelu_backward(const GeluInput& input, const void* dy, void* dx, float* dbia
     };
     parallel_for(input.rows, input.width, kGeluRows, threads, work);
     if (dbias) table.sum_partials(partials.data(), parts, input.width, input.bfloat16, dbias);
+}
+
+void attention_backward_rows(const AttentionTile& tile, int threads, Level level) {
+    const std::int64_t grain = std::max<std::int64_t>(1, (1 << 14) / tile.positions);
+    const auto row_kernel = kernels(level).attention_backward_row;
+    const auto work = [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t row = begin; row < end; ++row) row_kernel(tile, row);
+    };
+    parallel_for(tile.heads * tile.positions, tile.positions, grain, threads, work);
 }
 
 }  // namespace pygpt::cpu

@@ -3,6 +3,7 @@
 //   cross_entropy_rows   softmax cross-entropy of a tile of logits, and its gradient in their place
 //   accumulate           sum += addend, the sum in fp32 and the addend in bf16
 //   gelu, gelu_backward  GELU of x + bias in its tanh form, and its gradients, the bias's included
+//   attention_backward_rows  causal softmax and its gradient, between attention's matrix products
 //
 // The arithmetic is written once, in cpu_ops_simd.hpp, and compiled once for each level below;
 // the level is chosen at run time, so that a wheel built on one CPU runs on another.
@@ -69,5 +70,20 @@ void gelu(const GeluInput& input, void* y, int threads, Level level);
 // dx = dy·dy/dz, and dbias its sum over the rows in fp32, (width,), or null if it isn't wanted.
 void gelu_backward(const GeluInput& input, const void* dy, void* dx, float* dbias, int threads,
                    Level level);
+
+// What lies between the matrix products of causal attention's backward, for some heads. Each array
+// is (heads, positions, positions): a row of keys for each query, which sees those up to its own.
+struct AttentionTile {
+    float* scores;            // q·kᵀ; scratch from then on
+    std::uint16_t* weights;   // bf16; written: softmax(scale · scores), 0 for keys that aren't seen
+    std::uint16_t* gradient;  // bf16: dy·vᵀ, that of the weights; overwritten by that of q·kᵀ
+    std::int64_t heads;
+    std::int64_t positions;   // a multiple of kAttentionPositions
+    float scale;              // above 0
+};
+
+constexpr std::int64_t kAttentionPositions = 16;
+
+void attention_backward_rows(const AttentionTile& tile, int threads, Level level);
 
 }  // namespace pygpt::cpu

@@ -20,6 +20,8 @@ struct Kernels {
     std::int64_t (*partial_size)(std::int64_t width);
     void (*sum_partials)(const float* partials, std::int64_t count, std::int64_t width,
                          bool bfloat16, float* sum);
+    // One row of the tile: a query's keys.
+    void (*attention_backward_row)(const AttentionTile& tile, std::int64_t row);
 };
 
 extern const Kernels generic_kernels;

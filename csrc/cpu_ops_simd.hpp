@@ -48,6 +48,18 @@ inline Floats load(const BFloat16* from) {
 
 inline void store(float* to, Floats from) { memcpy(to, &from, sizeof from); }
 
+// To nearest, ties to even; what is stored must be a number or a NaN whose lower half is not all
+// ones (kNaN, or a bf16 NaN that went through arithmetic), so that adding 0x7fff can't overflow it.
+inline Words round_to_upper_half(Floats from) {
+    const Words bits = (Words)from;
+    return bits + 0x7fffu + ((bits >> 16) & 1u);
+}
+
+inline void store(BFloat16* to, Floats from) {
+    const Halves halves = __builtin_convertvector(round_to_upper_half(from) >> 16, Halves);
+    memcpy(to, &halves, sizeof halves);
+}
+
 // 2·kLanes neighbouring elements. Of bf16, `first` holds the even ones and `second` the odd ones:
 // a word's two halves come apart and together again by a shift and a mask, where keeping the order
 // would cost a permutation on every load and store. Sums and element-wise work need no order.
@@ -67,13 +79,6 @@ inline Pair load_pair(const BFloat16* from) {
 inline void store_pair(float* to, Pair from) {
     store(to, from.first);
     store(to + kLanes, from.second);
-}
-
-// To nearest, ties to even; what is stored must be a number or a NaN whose lower half is not all
-// ones (kNaN, or a bf16 NaN that went through arithmetic), so that adding 0x7fff can't overflow it.
-inline Words round_to_upper_half(Floats from) {
-    const Words bits = (Words)from;
-    return bits + 0x7fffu + ((bits >> 16) & 1u);
 }
 
 inline void store_pair(BFloat16* to, Pair from) {
@@ -387,9 +392,58 @@ void sum_partials(const float* partials, std::int64_t count, std::int64_t width,
     }
 }
 
+// --- attention ------------------------------------------------------------------------------------
+
+// `x` in the lanes of the keys [begin, end), `fill` in those behind the end.
+inline Floats keep_before(std::int64_t end, std::int64_t begin, Floats x, float fill) {
+    Floats lanes{};
+    for (std::int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] = static_cast<float>(lane);
+    return lanes < static_cast<float>(end - begin) ? x : broadcast(fill);
+}
+
+// With w = softmax(scale·s) and dw its gradient: ds = scale·w·(dw - Σ w·dw), over the keys that the
+// query sees. exp(scale·(s - max)) takes the place of s on the way.
+void attention_backward_row(const AttentionTile& tile, std::int64_t row) {
+    static_assert(kAttentionPositions % kLanes == 0, "rows are whole vectors");
+    float* const scores = tile.scores + row * tile.positions;
+    BFloat16* const weights = tile.weights + row * tile.positions;
+    BFloat16* const gradient = tile.gradient + row * tile.positions;
+    const std::int64_t seen = row % tile.positions + 1;
+
+    Floats highest = broadcast(kLowest);
+    for (std::int64_t i = 0; i < seen; i += kLanes) {
+        highest = max(keep_before(seen, i, load(scores + i), kLowest), highest);
+    }
+    const float row_max = max_lane(highest);
+
+    Floats sum{}, product{};
+    for (std::int64_t i = 0; i < seen; i += kLanes) {
+        const Floats s = keep_before(seen, i, load(scores + i), -kInfinity);
+        const Floats dw = keep_before(seen, i, load(gradient + i), 0.0f);
+        const Floats e = exp_nonpositive((s - row_max) * tile.scale);
+        store(scores + i, e);
+        sum += e;
+        product += e * dw;
+    }
+    const double total = sum_lanes(sum);
+    const float one_over_sum = plain(1 / total), mean = plain(sum_lanes(product) / total);
+
+    std::int64_t i = 0;
+    for (; i < seen; i += kLanes) {
+        const Floats w = load(scores + i) * one_over_sum;
+        const Floats dw = keep_before(seen, i, load(gradient + i), 0.0f);
+        store(weights + i, w);
+        store(gradient + i, w * (dw - mean) * tile.scale);
+    }
+    const std::size_t unseen = (tile.positions - i) * sizeof(BFloat16);
+    memset(weights + i, 0, unseen);
+    memset(gradient + i, 0, unseen);
+}
+
 Kernels level_kernels() {
-    return {cross_entropy_row,  accumulate_range, gelu_rows,
-            gelu_backward_rows, partial_size,     sum_partials};
+    return {cross_entropy_row, accumulate_range, gelu_rows,
+            gelu_backward_rows, partial_size, sum_partials,
+            attention_backward_row};
 }
 
 }  // namespace

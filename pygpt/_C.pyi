@@ -105,3 +105,14 @@ def gelu_backward(
     threads: int,
     level: str = "",
 ) -> None: ...
+def attention_backward_rows(
+    *,
+    scores: int,
+    weights: int,
+    gradient: int,
+    heads: int,
+    positions: int,
+    scale: float,
+    threads: int,
+    level: str = "",
+) -> None: ...

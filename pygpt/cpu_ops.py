@@ -14,6 +14,9 @@ from pygpt import _C
 
 DTYPES = (torch.float32, torch.bfloat16)
 
+ATTENTION_POSITIONS = 16
+"""The positions of `attention_backward_rows` are a multiple of this: C++ reads whole vectors."""
+
 
 def levels() -> list[str]:
     """The instruction-set levels that this CPU runs, lowest first; the last is the default."""
@@ -101,6 +104,50 @@ def accumulate(total: Tensor, addend: Tensor, *, level: str = "") -> None:
         sum=total.data_ptr(),
         addend=addend.data_ptr(),
         size=total.numel(),
+        threads=torch.get_num_threads(),
+        level=level,
+    )
+
+
+def attention_backward_rows(
+    scores: Tensor, weights: Tensor, gradient: Tensor, *, scale: float, level: str = ""
+) -> None:
+    """Between the products of attention's backward: causal softmax, and the scores' gradient.
+
+    Args:
+        scores: (H, T, T), fp32: q·kᵀ; scratch from then on. T is a multiple of ATTENTION_POSITIONS.
+        weights: (H, T, T), bf16; written: softmax(scale·scores), 0 above the diagonal.
+        gradient: (H, T, T), bf16: dy·vᵀ; overwritten by the gradient of q·kᵀ.
+        scale: above 0.
+        level: an instruction set of `levels()`; "" for the default.
+
+    Raises:
+        ValueError: tensors that don't fit the above, or a level that can't run here.
+    """
+    heads, positions, _ = scores.shape
+    shape = (heads, positions, positions)
+    wanted = {"scores": torch.float32, "weights": torch.bfloat16, "gradient": torch.bfloat16}
+    for (name, dtype), tensor in zip(wanted.items(), (scores, weights, gradient), strict=True):
+        if tensor.shape != shape or tensor.dtype != dtype or not tensor.is_contiguous():
+            raise ValueError(
+                f"attention_backward_rows: {name} must be {shape}, {dtype} and contiguous, and is "
+                f"{tuple(tensor.shape)}, {tensor.dtype}, stride {tensor.stride()}"
+            )
+    if positions % ATTENTION_POSITIONS:
+        raise ValueError(
+            f"attention_backward_rows: {positions} positions are no multiple of "
+            f"{ATTENTION_POSITIONS}"
+        )
+    if not scale > 0:
+        raise ValueError(f"attention_backward_rows: scale must be above 0, got {scale}")
+    _check_cpu(scores, weights, gradient)
+    _C.attention_backward_rows(
+        scores=scores.data_ptr(),
+        weights=weights.data_ptr(),
+        gradient=gradient.data_ptr(),
+        heads=heads,
+        positions=positions,
+        scale=scale,
         threads=torch.get_num_threads(),
         level=level,
     )

@@ -21,8 +21,8 @@ from pygpt.hardware import (
     pick_device,
     pick_dtype,
 )
+from pygpt.implementations import Implementations
 from pygpt.memory import CONTEXT_BYTES, Estimate, Plan
-from pygpt.ops import Implementations
 from pygpt.roofline import HOST_BANDWIDTH, PCIE_BANDWIDTH, step_bound
 
 GPT2_VOCAB = 50304

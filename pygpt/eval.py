@@ -21,8 +21,8 @@ from pygpt.dataset_json import TokenizerInfo
 from pygpt.errors import InputError
 from pygpt.evaluation import Evaluation, evaluate
 from pygpt.hardware import pick_device
+from pygpt.implementations import Implementations
 from pygpt.model import GPT
-from pygpt.ops import Implementations
 from pygpt.run import Run, load_model
 
 logger = logging.getLogger(__name__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import os
+import platform
 import time
 from pathlib import Path
 from typing import Literal
@@ -144,6 +145,18 @@ def named_card(name: str) -> Card:
     raise InputError(
         f"no data of a card {name!r}; there are {', '.join(card.name for card in CARDS)}"
     )
+
+
+def device_name(device: torch.device) -> str:
+    """The model of the card, or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:  # not Linux
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, "") or platform.processor() or platform.machine()
 
 
 def free_memory(device: torch.device) -> int:

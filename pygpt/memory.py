@@ -16,8 +16,8 @@ import torch
 
 from pygpt.config import GPTConfig, TrainConfig
 from pygpt.errors import InputError
+from pygpt.implementations import Implementations
 from pygpt.linear_cross_entropy import LOGITS_BYTES
-from pygpt.ops import Implementations
 
 # Of the state each tensor is known, and a caching allocator rounds each up to 2 MiB: 3 % at the
 # sizes of gpt2-xl. The rest is good to 10 %, and comes and goes: it leaves gaps.

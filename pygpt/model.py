@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from pygpt import ops
 from pygpt.config import GPTConfig
 from pygpt.errors import InputError
+from pygpt.implementations import Implementations
 
 INIT_STD = 0.02
 """Standard deviation of GPT-2's initial weights."""
@@ -111,7 +112,7 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each behind a layer norm and added to the residual stream."""
 
-    def __init__(self, config: GPTConfig, layer: int, impl: ops.Implementations) -> None:
+    def __init__(self, config: GPTConfig, layer: int, impl: Implementations) -> None:
         super().__init__()
         self.ln_1 = LayerNorm(config, impl.layer_norm)
         self.attn = CausalSelfAttention(config, layer, impl.attention)
@@ -132,7 +133,7 @@ class GPT(nn.Module):
 
     Args:
         config: its shape.
-        impl: implementations of the ops, as `ops.Implementations.parse` reads them.
+        impl: implementations of the ops, as `Implementations.parse` reads them.
         checkpoint_activations: in training, keep of each block only its inputs, and compute the
             block again in the backward (Chen et al. 2016, section 4).
 
@@ -143,13 +144,13 @@ class GPT(nn.Module):
     def __init__(
         self,
         config: GPTConfig,
-        impl: str | ops.Implementations = "auto",
+        impl: str | Implementations = "auto",
         *,
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
         if isinstance(impl, str):
-            impl = ops.Implementations.parse(impl)
+            impl = Implementations.parse(impl)
         self.config = config
         self.impl = impl
         self.checkpoint_activations = checkpoint_activations

@@ -1,24 +1,16 @@
-"""Every operation the model calls: its contract, its eager twin, and which implementation runs.
+"""Every operation the model calls: its contract, and its eager twin.
 
-An op has up to three implementations behind one signature:
-
-- ``eager``: plain PyTorch, here, the readable twin and what tests compare against;
-- ``triton``: a kernel of ``pygpt.kernels`` on a GPU (or under ``TRITON_INTERPRET=1`` on a CPU);
-- ``native``: C++ of ``pygpt._C`` on a CPU.
-
-``impl="auto"`` takes the fastest that the tensor's device has. Asking for one that can't run is an
-error that says why; nothing falls back in silence.
+An op has up to three implementations behind one signature: ``eager``, plain PyTorch, the readable
+twin and what tests compare against, is here; for ``triton`` and ``native`` see
+`pygpt.implementations`. ``impl="auto"`` takes the fastest that the tensor's device has.
 
 Sizes in the docstrings: B sequences, T positions, C = n_embd channels, V vocabulary, M = B·T.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import importlib.util
 import logging
-import os
 from typing import Any, Literal, overload
 
 import torch
@@ -27,118 +19,9 @@ from torch import Tensor
 
 from pygpt import cpu_gelu
 from pygpt import linear_cross_entropy as fused_loss
-from pygpt.errors import InputError
+from pygpt.implementations import select
 
 log = logging.getLogger("pygpt")
-
-IMPLS = ("eager", "triton", "native")
-
-# What "auto" means: op → device type → implementation. A device that is not listed runs eager.
-# An op is listed under an implementation only once that implementation exists.
-_FASTEST: dict[str, dict[str, str]] = {
-    "attention": {"cuda": "triton"},
-    "layer_norm": {"cuda": "triton"},
-    "gelu": {"cpu": "native", "cuda": "triton"},
-    "linear_cross_entropy": {"cpu": "native", "cuda": "triton"},
-}
-
-# Implementations beside eager, by op.
-_AVAILABLE: dict[str, tuple[str, ...]] = {
-    "attention": ("triton",),
-    "layer_norm": ("triton",),
-    "gelu": ("triton", "native"),
-    "linear_cross_entropy": ("triton", "native"),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Implementations:
-    """The implementation of each op, as a model holds it. ``str()`` gives what `parse` reads."""
-
-    attention: str = "auto"
-    layer_norm: str = "auto"
-    gelu: str = "auto"
-    linear_cross_entropy: str = "auto"
-
-    @classmethod
-    def parse(cls, spec: str) -> Implementations:
-        """Read ``"triton"`` (every op) or ``"attention=eager,layer_norm=triton"`` (the rest auto).
-
-        Raises:
-            InputError: an op or an implementation that does not exist, with those that do.
-        """
-        names = [field.name for field in dataclasses.fields(cls)]
-        chosen: dict[str, str] = {}
-        for part in spec.split(","):
-            op, equals, impl = (text.strip() for text in part.partition("="))
-            if not equals:
-                op, impl = "", op
-            if op and op not in names:
-                raise InputError(f"--impl names no op {op!r}; the ops are {', '.join(names)}")
-            if impl not in ("auto", *IMPLS):
-                raise InputError(f"--impl {impl!r} is none of auto, {', '.join(IMPLS)}")
-            chosen.update(dict.fromkeys([op] if op else names, impl))
-        return cls(**chosen)
-
-    def resolve(self, device: torch.device) -> Implementations:
-        """Replace every "auto" by what it means on `device`, and check that the rest can run there.
-
-        Raises:
-            InputError: an op has no such implementation, or it can't run on `device`; see `select`.
-        """
-        return Implementations(
-            **{
-                field.name: select(field.name, getattr(self, field.name), device)
-                for field in dataclasses.fields(self)
-            }
-        )
-
-    def __str__(self) -> str:
-        return ",".join(f"{op}={impl}" for op, impl in dataclasses.asdict(self).items())
-
-
-def launch_table(impl: Implementations) -> str | None:
-    """Which launch configurations the Triton kernels of `impl` take; None where it has none."""
-    if "triton" not in dataclasses.astuple(impl):
-        return None
-    from pygpt.kernels import launch
-
-    return launch.describe()
-
-
-def select(op: str, impl: str, device: torch.device) -> str:
-    """The implementation that runs for `op` on `device`: "eager", "triton" or "native".
-
-    Raises:
-        InputError: `impl` does not exist for this op, or can't run on this device.
-    """
-    if impl == "auto":
-        return _FASTEST[op].get(device.type, "eager")
-    if impl != "eager":
-        if impl not in _AVAILABLE[op]:
-            have = ", ".join(("auto", "eager", *_AVAILABLE[op]))
-            raise InputError(f"{op} has no implementation {impl!r}; it has {have}")
-        if impl == "triton":
-            _check_triton(op, device)
-        elif device.type != "cpu":
-            raise InputError(f"{op}: impl='native' runs on a CPU and the device is {device}")
-    return impl
-
-
-def _check_triton(op: str, device: torch.device) -> None:
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    if device.type != "cuda" and not interpreted:
-        raise InputError(
-            f"{op}: impl='triton' needs a CUDA device and the device is {device}; take impl='auto' "
-            "or set TRITON_INTERPRET=1 to run the kernels in Triton's (slow) interpreter"
-        )
-    if importlib.util.find_spec("triton") is None:
-        raise InputError(f"{op}: impl='triton' needs the triton package, which is not installed")
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    log.warning(message)
 
 
 def _check(condition: bool, message: str) -> None:
@@ -217,6 +100,11 @@ def _attention_eager(qkv: Tensor, n_head: int, dropout: float) -> Tensor:
 @torch.compiler.assume_constant_result
 def _notice_dropout() -> None:
     _warn_once("attention: dropout > 0 has no Triton kernel; it runs as impl='eager'")
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    log.warning(message)
 
 
 def decode_attention(q: Tensor, k: Tensor, v: Tensor, n_head: int, *, impl: str = "auto") -> Tensor:

@@ -18,10 +18,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pygpt import ops
 from pygpt.config import GPTConfig
 from pygpt.dataset_json import TokenizerInfo
 from pygpt.errors import InputError
+from pygpt.implementations import launch_table
 from pygpt.model import GPT
 from pygpt.tokenizer import get_tokenizer
 
@@ -67,7 +67,7 @@ def to_config(model: GPT, tokenizer: TokenizerInfo) -> dict[str, Any]:
         "pygpt": {
             "bias": config.bias,
             "impl": str(model.impl),
-            "launch_table": ops.launch_table(model.impl),
+            "launch_table": launch_table(model.impl),
             "tokenizer": dataclasses.asdict(tokenizer),
         },
     }

@@ -16,7 +16,7 @@ import json
 import os
 import platform
 import subprocess
-from datetime import datetime
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from pygpt import checkpoint, pretrained
 from pygpt.config import TrainConfig, from_toml
 from pygpt.dataset_json import TokenizerInfo
 from pygpt.errors import InputError
+from pygpt.hardware import device_name
 from pygpt.model import GPT
 
 RUNS = Path("runs")
@@ -100,17 +101,32 @@ class Run:
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Versions and machine, for the record."""
-    cuda = device.type == "cuda"
-    return {
-        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+    """Machine, versions and time: what a figure means nothing without."""
+    described: dict[str, Any] = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "device": device_name(device),
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        described["architecture"] = f"sm_{properties.major}{properties.minor}"
+        described["memory_gib"] = round(properties.total_memory / 2**30, 1)
+    else:
+        described["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+    return described | {
+        "threads": torch.get_num_threads(),
         "pygpt": metadata.version("pygpt-trainer"),
         "commit": _git_commit(),
         "torch": torch.__version__,
+        "triton": _version_of_triton(),
         "python": platform.python_version(),
-        "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or "cpu",
-        "threads": torch.get_num_threads(),
     }
+
+
+def _version_of_triton() -> str | None:
+    try:
+        return metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _git_commit() -> str | None:

@@ -14,7 +14,7 @@ from pygpt import cli
 from pygpt.errors import InputError
 from pygpt.generate import Sampling, stream_text
 from pygpt.hardware import pick_device
-from pygpt.ops import Implementations
+from pygpt.implementations import Implementations
 from pygpt.run import load_model
 from pygpt.tokenizer import load_tokenizer
 

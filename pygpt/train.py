@@ -26,9 +26,9 @@ from pygpt.hardware import (
     pick_device,
     pick_dtype,
 )
+from pygpt.implementations import Implementations
 from pygpt.memory import Plan
 from pygpt.model import GPT
-from pygpt.ops import Implementations
 from pygpt.optim import learning_rate
 from pygpt.run import RUNS, Run, newest_run
 from pygpt.tokenizer import ByteTokenizer, load_tokenizer

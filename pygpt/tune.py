@@ -12,7 +12,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import math
 import os
+import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -46,6 +49,8 @@ class TuneConfig:
     """Sequences in a micro-batch."""
     dtype: str = "bfloat16"
     """bfloat16, float16 or float32."""
+    seconds: float = math.inf
+    """Stop after about this long, shared out among the kernels; by default everything is tried."""
     out: Path | None = None
     """The table to write; by default launch-<card>.json in pygpt's cache directory."""
 
@@ -68,6 +73,8 @@ def main() -> None:
 def _check(config: TuneConfig) -> None:
     if config.dtype not in DTYPES:
         raise InputError(f"--dtype {config.dtype!r} is none of {', '.join(DTYPES)}")
+    if not config.seconds > 0:
+        raise InputError(f"--seconds {config.seconds} is no time to tune in; it must be above 0")
     if config.width % config.head_size:
         raise InputError(f"--width {config.width} is no multiple of --head-size {config.head_size}")
 
@@ -81,14 +88,21 @@ def _default_path() -> Path:
 def _tune(config: TuneConfig, device: torch.device) -> Iterator[tuple[launch.Key, launch.Launch]]:
     """The entries that another configuration beats, with that configuration."""
     console = Console(stderr=True)
-    for op, size, call in _calls(config, device):
+    calls = list(_calls(config, device))
+    end = time.monotonic() + config.seconds
+    for i, (op, size, call) in enumerate(calls):
+        now = time.monotonic()
+        enough = now + (end - now) / (len(calls) - i)
         bits = 8 * DTYPES[config.dtype].itemsize
         key = launch.Key(launch.architecture(device), op, size, bits)
         fixed = launch.TABLE[key]
         best, best_ms = fixed, _milliseconds(key, fixed, call)
         fixed_ms = best_ms
         candidates = list(_candidates(op, size, fixed))
+        random.Random(0).shuffle(candidates)  # so that a few are of all kinds
         for candidate in track(candidates, str(key), console=console, transient=True):
+            if time.monotonic() > enough:
+                break
             ms = _milliseconds(key, candidate, call)
             if ms < MARGIN * fixed_ms and ms < best_ms:
                 best, best_ms = candidate, ms

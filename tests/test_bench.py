@@ -1,16 +1,23 @@
-"""The benchmarks, as far as they go without a card: refusal, cases, and the harness end to end."""
+"""The benchmarks, as far as they go without a card: refusal, gpu.sh, harness, what is written."""
 
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import functools
 import importlib
 import json
+import os
+import platform
+import re
 import subprocess
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+
+from pygpt import hardware
 
 BENCH = Path(__file__).parent.parent / "bench"
 NAMES = ("attention", "layer_norm", "gelu")
@@ -31,13 +38,96 @@ def test_no_card_is_status_2(common: ModuleType, capsys: pytest.CaptureFixture[s
     assert "bench/gpu.sh needs a CUDA device" in done.stderr
 
 
+# --- gpu.sh, with a stand-in for python -----------------------------------------------------------
+
+STUB = """#!/usr/bin/env bash
+echo "$*" >>"$CALLS"
+[[ $1 != -c ]] || { cat >/dev/null; echo "$PREFIX"; exit; }
+[[ -z $FAILING || $* != *"$FAILING"* ]]
+"""
+PARTS = [
+    "pytest -q -m gpu",
+    "--preset owt-30m",
+    "--preset fineweb-40m",
+    "--preset gpt2",
+    "bench_attention",
+    "bench_layer_norm",
+    "bench_gelu",
+    "bench_linear_cross_entropy",
+    "pygpt.tune",
+]
+
+
+def _gpu_sh(
+    tmp_path: Path, **environment: str
+) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """Run gpu.sh with a python that only writes its command line down; the result, and those."""
+    stub = tmp_path / "bin" / "python"
+    stub.parent.mkdir()
+    stub.write_text(STUB, encoding="utf-8")
+    stub.chmod(0o755)
+    calls = tmp_path / "calls"
+    path = f"{stub.parent}:{os.environ['PATH']}"
+    prefix = f"{tmp_path}/a-card-2026-01-01-"
+    ours = {"PATH": path, "CALLS": str(calls), "PREFIX": prefix, "FAILING": "", "NANOGPT": ""}
+    done = subprocess.run(
+        ["bash", BENCH / "gpu.sh"],
+        env={**os.environ, **ours, **environment},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done, [
+        line for line in calls.read_text("utf-8").splitlines() if "-m " in line or ".py" in line
+    ]
+
+
+def test_gpu_sh_runs_everything(tmp_path: Path) -> None:
+    done, calls = _gpu_sh(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(calls) == len(PARTS)
+    assert all(part in call for part, call in zip(PARTS, calls, strict=True))
+    assert f"--json {tmp_path}/a-card-2026-01-01-step-gpt2.json" in calls[3]
+    assert not any("--nanogpt" in call for call in calls)
+    assert (tmp_path / "a-card-2026-01-01-gpu.log").read_text("utf-8") == done.stdout
+    times = done.stdout.partition("where the time went")[2].splitlines()
+    assert sum(line.endswith(" ok") for line in times) == len(PARTS)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_gpu_sh_goes_on_behind_a_failure(part: str, tmp_path: Path) -> None:
+    done, calls = _gpu_sh(tmp_path, FAILING=part)
+    assert done.returncode == 1
+    assert len(calls) == len(PARTS)
+    assert done.stdout.count("failed with status 1") == 1
+
+
+def test_gpu_sh_takes_nanogpt_along(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    _, calls = _gpu_sh(tmp_path, NANOGPT="theirs")
+    assert sum(f"--nanogpt {tmp_path}/theirs" in call for call in calls) == 3
+
+
+def test_gpu_sh_shares_out_less_than_eight_minutes() -> None:
+    text = (BENCH / "gpu.sh").read_text("utf-8")
+    shares = re.findall(r"^ +(?:run|step) \S+ (\d+) |^planned=(\d+)", text, re.MULTILINE)
+    seconds = [int(run or planned) for run, planned in shares]
+    assert len(seconds) == len(PARTS) + 1
+    assert sum(seconds) == int(re.search(r"share of (\d+) s", text)[1])  # type: ignore[index]
+    assert sum(seconds) + 5 < 8 * 60
+
+
+# --- the kernels' harness -------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_harness_end_to_end_on_small_shapes(
     name: str, common: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every implementation of every case runs; only the clock is a stand-in."""
     bench = importlib.import_module(f"bench_{name}")
-    machine = {"card": "NVIDIA A Card", "date": "2026-01-01T00:00:00"}
+    machine = {"device": "NVIDIA A Card", "threads": 1, "torch": "2", "date": "2026-01-01T00:00"}
     calls = 0
 
     def clock(call: object) -> object:
@@ -45,17 +135,17 @@ def test_harness_end_to_end_on_small_shapes(
         assert callable(call)
         call()
         calls += 1
-        return common.Timing(1.0, 0.9, 1.2, 10)
+        return common.Spread(1.0, 0.9, 1.2, 10)
 
     if not torch.cuda.is_available():
         monkeypatch.setattr(common, "DEVICE", "cpu")
         monkeypatch.setattr(bench, "DTYPE", torch.float16)
         monkeypatch.setattr(common, "compiled", lambda op: torch.compile(op, backend="aot_eager"))
     monkeypatch.setattr(common, "time_call", clock)
-    monkeypatch.setattr(common, "peak_megabytes", lambda call: 0.0)
-    monkeypatch.setattr(common, "describe_machine", lambda: machine)
+    monkeypatch.setattr(common, "peak_bytes", lambda call, device: 0)
+    monkeypatch.setattr(common.report, "describe_environment", lambda device: machine)
     monkeypatch.setattr(common, "measure_limits", lambda: common.Limits(100.0, 10.0))
-    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    monkeypatch.setattr(common.report, "RESULTS", tmp_path)
     if name == "attention":
         monkeypatch.setattr(bench, "SHAPES", ((1, 8, 1, 16),))
     else:
@@ -64,7 +154,7 @@ def test_harness_end_to_end_on_small_shapes(
 
     on_cards_only = ("sdpa efficient", "sdpa cudnn")
     cases = [case for case in bench.cases() if case.impl not in on_cards_only]
-    common.measure(name, cases)
+    assert common.measure(name, cases)
     assert calls == len(cases)
     results = json.loads((tmp_path / f"a-card-2026-01-01-{name}.json").read_text("utf-8"))
     assert results["machine"] == machine
@@ -72,3 +162,96 @@ def test_harness_end_to_end_on_small_shapes(
     assert [row["impl"] for row in results["results"]] == [case.impl for case in cases]
     assert all(row["share"] > 0 for row in results["results"])
     assert {row["direction"] for row in results["results"]} == {"forward", "backward", "both"}
+
+
+def test_a_case_that_fails_leaves_the_others(
+    common: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory() -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(common, "DEVICE", "cpu")
+    monkeypatch.setattr(common, "time_call", lambda call: common.Spread(1.0, 1.0, 1.0, 1))
+    monkeypatch.setattr(common, "measure_limits", lambda: common.Limits(100.0, 10.0))
+    monkeypatch.setattr(common.report, "RESULTS", tmp_path)
+    cases = [
+        common.Case("op", "forward", impl, "1", make, bytes=1)
+        for impl, make in (("bad", no_memory), ("good", lambda: lambda: torch.ones(9)))
+    ]
+    assert not common.measure("some", cases)
+    (path,) = tmp_path.glob("*-some.json")
+    results = json.loads(path.read_text("utf-8"))
+    assert results["failures"] == [{"case": "op-forward-1-bad", "error": "no memory"}]
+    assert [(row["impl"], row["peak_bytes"]) for row in results["results"]] == [("good", 36)]
+
+
+# --- the machine, the spread, and the step --------------------------------------------------------
+
+
+def test_every_json_names_machine_versions_and_date(common: ModuleType, tmp_path: Path) -> None:
+    common.report.write_json(tmp_path / "new" / "x.json", torch.device("cpu"), {"results": [1]})
+    written = json.loads((tmp_path / "new" / "x.json").read_text("utf-8"))
+    assert written["results"] == [1]
+    machine = written["machine"]
+    assert machine["device"]
+    assert machine["torch"] == torch.__version__
+    assert machine["threads"] == torch.get_num_threads()
+    assert datetime.datetime.fromisoformat(machine["date"]).utcoffset() == datetime.timedelta(0)
+
+
+def test_a_processor_without_a_model_name_still_has_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu, anything = torch.device("cpu"), platform.processor() or platform.machine()
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr(hardware, "Path", lambda path: file)
+    assert hardware.device_name(cpu) == anything  # no such file, as outside Linux
+    file.write_text("processor : 0\n", encoding="utf-8")
+    assert hardware.device_name(cpu) == anything
+    file.write_text("processor : 0\nmodel name\t: A Core\nmodel name : B\n", encoding="utf-8")
+    assert hardware.device_name(cpu) == "A Core"
+
+
+def test_spread_and_rounds(common: ModuleType) -> None:
+    interleaved = importlib.import_module("interleaved")
+    assert common.Spread.of([5.0, 1.0, 4.0, 2.0, 3.0, 6.0]) == common.Spread(3.5, 2.0, 5.0, 6)
+    order: list[str] = []
+    ways = {name: functools.partial(order.append, name) for name in "ab"}
+    seconds = interleaved.seconds_by_round(ways, 4, torch.device("cpu"))
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 4, "b": 4}
+    turns = ["".join(sorted(order[i : i + 2])) for i in range(0, len(order), 2)]
+    assert turns == ["ab"] * 5  # one to warm up
+
+
+def test_peak_bytes_is_what_was_allocated_at_once(common: ModuleType) -> None:
+    def call() -> torch.Tensor:
+        first = torch.ones(1000)
+        second = first + 1
+        del first
+        return second * 2  # two at once, never three
+
+    peak = importlib.import_module("interleaved").peak_bytes(call, torch.device("cpu"))
+    assert 2 * 4000 <= peak < 2 * 4000 + 100  # and the numbers 1 and 2
+
+
+def test_the_cpu_step_has_its_four_ways(
+    common: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench_cpu = importlib.import_module("bench_cpu")
+    # Compiling takes half a minute a model.
+    monkeypatch.setattr(bench_cpu.bench_step, "compiled", lambda subject: subject)
+    options = bench_cpu.Options(
+        tokens=16, block_size=8, n_layer=1, widths=(64,), vocab=100, rounds=2
+    )
+    rows = bench_cpu.step_table(options)
+    ways = ["eager", "compile", "native", "native + compile"]
+    assert [(row["dtype"], row["implementation"]) for row in rows] == [
+        (dtype, way) for dtype in ("float32", "bfloat16") for way in ways
+    ]
+    assert all(
+        row["of_gemm"] * row["gemm_gflop_per_s"] == pytest.approx(row["gflop_per_s"])
+        for row in rows
+    )
+    weights_and_moments = 3 * 4 * (100 * 64 + 8 * 64 + 12 * 64 * 64)
+    assert all(row["peak_bytes"] > weights_and_moments for row in rows)
+    assert "of GEMM" in capsys.readouterr().out

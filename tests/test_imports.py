@@ -16,7 +16,8 @@ LAYERS = [
     {"dataset_json", "config", "cli"},
     {"kernels", "_C"},
     {"linear_cross_entropy", "cpu_ops", "cpu_gelu"},
-    {"ops", "tokenizer"},
+    {"implementations", "tokenizer"},
+    {"ops"},
     {"model", "shard_scan", "data", "hardware"},
     {
         "corpus",

@@ -19,10 +19,10 @@ from pygpt.data import TokenDataset
 from pygpt.errors import InputError
 from pygpt.evaluation import evaluate
 from pygpt.hardware import CARDS, free_memory, named_card
+from pygpt.implementations import Implementations
 from pygpt.memory import CONTEXT_BYTES, CPU_TOKENS, Plan, estimate
 from pygpt.model import GPT
 from pygpt.offload import OffloadedUpdater
-from pygpt.ops import Implementations
 from pygpt.optim import Updater
 from pygpt.roofline import mfu_bound, step_bound
 from pygpt.run import Run

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pygpt import ops
+from pygpt import cpu_ops, implementations, ops
 from pygpt.config import GPTConfig
 from pygpt.errors import InputError
+from pygpt.implementations import Implementations, select
 from pygpt.model import GPT
 from tests.parity import DEVICE, assert_close_as_eager
 
@@ -29,10 +30,10 @@ def _fresh(seed: int) -> None:
 
 
 def test_parse_one_for_all_and_op_by_op() -> None:
-    assert ops.Implementations.parse("eager") == ops.Implementations(*["eager"] * 4)
-    mixed = ops.Implementations.parse("attention=eager, layer_norm=triton")
-    assert mixed == ops.Implementations(attention="eager", layer_norm="triton")
-    assert ops.Implementations.parse(str(mixed)) == mixed
+    assert Implementations.parse("eager") == Implementations(*["eager"] * 4)
+    mixed = Implementations.parse("attention=eager, layer_norm=triton")
+    assert mixed == Implementations(attention="eager", layer_norm="triton")
+    assert Implementations.parse(str(mixed)) == mixed
 
 
 @pytest.mark.parametrize(
@@ -46,26 +47,46 @@ def test_parse_one_for_all_and_op_by_op() -> None:
 )
 def test_parse_refuses(spec: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        ops.Implementations.parse(spec)
+        Implementations.parse(spec)
 
 
 @pytest.mark.parametrize("op", ["attention", "layer_norm", "gelu"])
 def test_auto_is_triton_on_a_card_and_eager_elsewhere(op: str) -> None:
-    assert ops.select(op, "auto", CUDA) == "triton"
-    assert ops.select(op, "auto", torch.device("mps")) == "eager"
+    assert select(op, "auto", CUDA) == "triton"
+    assert select(op, "auto", torch.device("mps")) == "eager"
+
+
+def test_auto_on_a_cpu_goes_by_its_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    fastest = {"cuda": "triton", "generic": "native"}
+    monkeypatch.setitem(implementations._FASTEST, "gelu", fastest)
+    monkeypatch.setattr(cpu_ops, "levels", lambda: ["generic", "avx2"])
+    monkeypatch.delenv("PYGPT_CPU_LEVEL", raising=False)
+    assert select("gelu", "auto", CPU) == "eager"  # the best level, avx2, is not in the table
+    assert select("gelu", "native", CPU) == "native"
+    monkeypatch.setenv("PYGPT_CPU_LEVEL", "generic")
+    assert select("gelu", "auto", CPU) == "native"
+    monkeypatch.setenv("PYGPT_CPU_LEVEL", "avx512")
+    with pytest.raises(InputError, match="PYGPT_CPU_LEVEL=avx512 can't run here; this CPU has"):
+        select("gelu", "auto", CPU)
+
+
+def test_auto_has_no_graph_break() -> None:
+    x = torch.randn(4, 32)
+    compiled = torch.compile(ops.gelu, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), ops.gelu(x), rtol=0, atol=0)
 
 
 def test_triton_on_a_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert ops.select("gelu", "triton", CPU) == "triton"
+    assert select("gelu", "triton", CPU) == "triton"
     monkeypatch.delenv("TRITON_INTERPRET")
     with pytest.raises(InputError, match="needs a CUDA device and the device is cpu; take impl="):
-        ops.select("gelu", "triton", CPU)
+        select("gelu", "triton", CPU)
 
 
 def test_unknown_implementation_is_refused() -> None:
     with pytest.raises(InputError, match="attention has no implementation 'native'; it has auto"):
-        ops.select("attention", "native", CPU)
+        select("attention", "native", CPU)
 
 
 # --- bad input ------------------------------------------------------------------------------------

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
+import types
 from pathlib import Path
 
 import pytest
@@ -49,10 +52,30 @@ def test_every_kernel_is_tried_and_the_fastest_kept(
     launch.use_table(None)
 
 
+def test_little_time_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    tried: list[launch.Key] = []
+
+    def clock(key: launch.Key, entry: launch.Launch, call: tune.Call) -> float:
+        nonlocal now
+        now += 1.0
+        tried.append(key)
+        return 1.0
+
+    monkeypatch.setattr(tune, "_milliseconds", clock)
+    monkeypatch.setattr(tune, "time", types.SimpleNamespace(monotonic=lambda: now))
+    assert not dict(tune._tune(dataclasses.replace(SMALL, seconds=40.0), DEVICE))
+    launch.use_table(None)
+    counts = collections.Counter(tried)
+    assert len(counts) == 8
+    assert all(4 <= count <= 7 for count in counts.values()), counts
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
         (tune.TuneConfig(dtype="int8"), "--dtype 'int8' is none of bfloat16"),
+        (tune.TuneConfig(seconds=0.0), "--seconds 0.0 is no time to tune in"),
         (tune.TuneConfig(width=100), "--width 100 is no multiple of --head-size 64"),
         (tune.TuneConfig(), "tuning measures a CUDA device, and this machine has none"),
     ],

@@ -9,7 +9,7 @@ mkdir -p "$build"
 
 compile() {  # flags…
     "${CXX:-g++}" -std=c++17 -O1 -g -Wall -Wextra -Werror -pthread -ffp-contract=fast \
-        -fno-sanitize-recover=all "$@"
+        -fno-sanitize-recover=all "$@" -ldl
 }
 
 core() {  # name, sanitizer
