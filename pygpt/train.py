@@ -71,6 +71,7 @@ def main() -> None:
 
     torch.manual_seed(config.seed)
     if device.type == "cuda":
+        torch.cuda.set_device(device)  # whose stream events are recorded in
         torch.set_float32_matmul_precision("high")  # TF32 where a GEMM is not in bf16
     model = GPT(model_config, config.impl, checkpoint_activations=config.checkpoint_activations).to(
         device
@@ -191,12 +192,16 @@ def resolve(config: TrainConfig, device: torch.device, train_split: TokenDataset
     """Replace every "auto" by what it means here; a resumed run finds it in its configuration."""
     dtype = pick_dtype(config.dtype, device, config.n_embd)
     impl = str(Implementations.parse(config.impl).resolve(device))
-    micro_batch = config.micro_batch
+    if config.micro_batch != "auto":
+        config.accumulation(config.micro_batch)  # refuses what does not divide
+    vocab_size = padded_vocab_size(train_split.tokenizer.n_vocab)
+    plan = Plan.of(config, vocab_size, device.type, getattr(torch, dtype), impl)
+    plan.check_host(free_memory(torch.device("cpu")))
+    micro_batch, free = config.micro_batch, free_memory(device)
     if micro_batch == "auto":
-        vocab_size = padded_vocab_size(train_split.tokenizer.n_vocab)
-        plan = Plan.of(config, vocab_size, device.type, getattr(torch, dtype), impl)
-        micro_batch = plan.largest_micro_batch(free_memory(device))
-    config.accumulation(micro_batch)  # refuses what does not divide, before anything is built
+        micro_batch = plan.largest_micro_batch(free)
+    else:
+        plan.check_state(free)
     return dataclasses.replace(
         config,
         data=train_split.path.absolute(),
@@ -240,13 +245,11 @@ def conclude(
     say(console, f"\n{tokens:,} tokens; this start took {seconds:.0f} s")
     say(console, f"validation: {trainer.evaluation}")
     say(console, "\nWhat it writes:\n")
-    trainer.model.eval()
-    generator = torch.Generator(trainer.model.wte.weight.device).manual_seed(config.seed)
+    model = trainer.finish()
+    generator = torch.Generator(model.wte.weight.device).manual_seed(config.seed)
     tokenizer = load_tokenizer(val_split.tokenizer)
     console.file.write(config.prompt)
-    for text in stream_text(
-        trainer.model, tokenizer, config.prompt, SAMPLE_TOKENS, generator=generator
-    ):
+    for text in stream_text(model, tokenizer, config.prompt, SAMPLE_TOKENS, generator=generator):
         console.file.write(text)
         console.file.flush()
     say(

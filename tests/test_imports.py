@@ -25,6 +25,7 @@ LAYERS = [
         "generate",
         "evaluation",
         "optim",
+        "offload",
         "pretrained",
         "checkpoint",
         "run",
