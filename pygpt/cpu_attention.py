@@ -1,8 +1,8 @@
 """Causal attention on a CPU: the native implementation of `pygpt.ops.attention`.
 
-The forward is PyTorch's. Its backward, in bf16, reaches an eighth of the rate of the CPU's matrix products;
-here it is five batched products of PyTorch's and one pass of C++ between them, from the queries,
-keys and values alone:
+The forward is PyTorch's. Its backward, in bf16, reaches an eighth of the rate of the CPU's matrix
+products; here it is five batched products of PyTorch's and one pass of C++ between them, from the
+queries, keys and values alone:
 
     s = q·kᵀ,  w = softmax(s/√D),  dw = dy·vᵀ,  ds = w·(dw - Σ w·dw)/√D
     dq = ds·k,  dk = dsᵀ·q,  dv = wᵀ·dy
