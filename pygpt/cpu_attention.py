@@ -132,7 +132,8 @@ def _exact_products_of_bfloat16() -> Iterator[None]:
 
 
 def _heads(x: Tensor, n_head: int) -> Tensor:
-    return x.unflatten(2, (n_head, x.size(2) // n_head)).transpose(1, 2)  # (B, n_head, T, D)
+    sizes = (*x.shape[:2], n_head, x.size(2) // n_head)
+    return x.view(sizes).transpose(1, 2)  # (B, n_head, T, D)
 
 
 def _by_head(x: Tensor, n_head: int, padding: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from pygpt.compiling import decided
 from pygpt.config import GPTConfig, TrainConfig
 from pygpt.display import say
 from pygpt.errors import InputError
@@ -71,6 +72,7 @@ def report(console: Console, config: TrainConfig, vocab_size: int | None) -> Non
         f"{model.n_params() / 1e6:.2f} M parameters",
     )
     say(console, machine.text)
+    config = decided(config, model, machine.device, machine.flops)
     say(
         console,
         f"{machine.dtype}{', compiled' if config.compile else ''}; {machine.impl}".removeprefix(

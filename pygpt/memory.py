@@ -123,7 +123,7 @@ class Plan:
             impl=Implementations.parse(impl),
             checkpointing=config.checkpoint_activations,
             offload=config.offload_optimizer,
-            compiled=config.compile,
+            compiled=bool(config.compile),
         )
 
     def estimate(self, micro_batch: int) -> Estimate:

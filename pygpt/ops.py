@@ -157,7 +157,8 @@ def decode_attention(q: Tensor, k: Tensor, v: Tensor, n_head: int, *, impl: str 
 
 
 def _split_heads(x: Tensor, n_head: int) -> Tensor:
-    return x.unflatten(2, (n_head, x.size(2) // n_head)).transpose(1, 2)  # (B, n_head, T, D)
+    sizes = (*x.shape[:2], n_head, x.size(2) // n_head)
+    return x.view(sizes).transpose(1, 2)  # (B, n_head, T, D)
 
 
 def _merge_heads(x: Tensor) -> Tensor:

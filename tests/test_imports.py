@@ -31,6 +31,7 @@ LAYERS = [
         "run",
         "memory",
         "roofline",
+        "compiling",
     },
     {"trainer"},
     {"display"},

@@ -116,7 +116,7 @@ def test_seed_decides_the_run(run_train: Callable[..., Run]) -> None:
 
 def test_compiled_run_follows_the_eager_one(run_train: Callable[..., Run]) -> None:
     eager = run_train("eager", "--dropout", "0.0")
-    compiled = run_train("compiled", "--dropout", "0.0", "--compile")
+    compiled = run_train("compiled", "--dropout", "0.0", "--compile", "True")
     for (_, a), (_, b) in zip(losses(eager), losses(compiled), strict=True):
         assert a == pytest.approx(b, rel=1e-4)
 
