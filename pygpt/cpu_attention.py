@@ -67,15 +67,14 @@ def _attention_backward(dy: Tensor, qkv: Tensor, n_head: int, level: str) -> Ten
     padding = -n_positions % cpu_ops.ATTENTION_POSITIONS
     q, k, v = (_by_head(part, n_head, padding) for part in qkv.chunk(3, dim=2))
     dy = _by_head(dy, n_head, padding)
-    gradients = [torch.empty_like(q) for _ in range(3)]
+    dq, dk, dv = gradients = [torch.empty_like(q) for _ in range(3)]
     group = heads_at_once(n_positions)
     # The operator runs inside the caller's autocast, which must not touch these products.
     with torch.autocast("cpu", enabled=False):
         for start in range(0, q.size(0), group):
             heads = slice(start, start + group)
-            _backward_of_heads(
-                q[heads], k[heads], v[heads], dy[heads], *(out[heads] for out in gradients), level
-            )
+            operands = q[heads], k[heads], v[heads], dy[heads]
+            _backward_of_heads(*operands, dq[heads], dk[heads], dv[heads], level)
     dqkv = torch.empty(qkv.shape, dtype=qkv.dtype)
     for part, gradient in zip(_heads(dqkv, 3 * n_head).chunk(3, dim=1), gradients, strict=True):
         part.copy_(gradient[:, :n_positions].view(part.shape))
@@ -122,7 +121,7 @@ def _exact_products_of_bfloat16() -> Iterator[None]:
     the time. The scores have to stay fp32: a large one, rounded to bf16, is wrong by more than all
     that bf16 loses elsewhere.
     """
-    matmul = torch.backends.mkldnn.matmul
+    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = matmul.fp32_precision
     matmul.fp32_precision = "bf16"
     try:
