@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -42,12 +44,25 @@ def parse(
     return tyro.cli(options, prog=prog, default=default, args=args)
 
 
+def command(name: str, *words: object) -> str:
+    """What to type to run a command, with paths quoted where a shell needs it."""
+    return shlex.join(["python", "-m", f"pygpt.{name}", *map(str, words)])
+
+
+def discard_output() -> None:
+    """Send what is still written to stdout nowhere: nobody reads it."""
+    # Python would complain once more as it flushes.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a command: bad input and Ctrl-C become one line on stderr and an exit status.
 
     Raises:
         SystemExit: status 2 for an InputError, 130 for Ctrl-C, 141 when nobody reads on.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a model writes what latin-1 has no letters for
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     try:
         main()
@@ -57,7 +72,6 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        # The reader has seen enough (`| head`). Python would complain once more as it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader has seen enough (`| head`)
+        discard_output()
         sys.exit(READER_GONE)

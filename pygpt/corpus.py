@@ -144,8 +144,8 @@ class Stdlib:
 class TextFiles:
     """UTF-8 text files, and all of those below folders; each file once.
 
-    A file that is named must be text. In a folder, what is hidden, holds NUL bytes or is no regular
-    file is left out, and that is logged; every other file must be UTF-8.
+    A file that is named must be text. In a folder, what is hidden, a link to a folder, holds NUL
+    bytes or is no regular file is left out, and that is logged; every other file must be UTF-8.
     """
 
     paths: tuple[Path, ...]
@@ -165,7 +165,9 @@ class TextFiles:
                 found[path.resolve()] = Document(path, path.name)
             elif os.path.isdir(path):
                 files, left_out = _walk(path, skip=lambda name: name.startswith("."))
-                _log_left_out("hidden, or no regular file", [p.name for p in left_out])
+                _log_left_out(
+                    "hidden, a link to a folder, or no regular file", [p.name for p in left_out]
+                )
                 for file in files:
                     document = Document(file, file.relative_to(path).as_posix())
                     found.setdefault(file.resolve(), document)
@@ -241,8 +243,8 @@ def _cut(document: Document, val_fraction: float) -> tuple[Document, Document]:
 def _walk(folder: Path, skip: Callable[[str], bool]) -> tuple[list[Path], list[Path]]:
     """Regular files below a folder, sorted, and what was left out of them.
 
-    Files and folders whose name is to be skipped are left out, and what is no regular file. Links
-    to files are followed, links to folders are not.
+    Files and folders whose name is to be skipped are left out, links to folders, which may lead
+    round in a circle, and what is no regular file.
     """
 
     def refuse(error: OSError) -> None:
@@ -251,7 +253,9 @@ def _walk(folder: Path, skip: Callable[[str], bool]) -> tuple[list[Path], list[P
     files: list[Path] = []
     left_out: list[Path] = []
     for root, folders, names in os.walk(folder, onerror=refuse):
-        left_out += [Path(root, name) for name in folders if skip(name)]
+        left_out += [
+            p for p in (Path(root, name) for name in folders) if skip(p.name) or p.is_symlink()
+        ]
         folders[:] = [name for name in folders if not skip(name)]
         for path in (Path(root, name) for name in names):
             (left_out if skip(path.name) or not os.path.isfile(path) else files).append(path)

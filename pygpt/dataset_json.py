@@ -85,7 +85,7 @@ class DatasetInfo:
         """Read ``directory/dataset.json``.
 
         Raises:
-            InputError: the file is not valid JSON, or of another format.
+            InputError: the file can't be read, is not valid JSON, or of another format.
         """
         path = directory / FILE_NAME
         try:
@@ -96,7 +96,9 @@ class DatasetInfo:
                     "prepare the dataset anew"
                 )
             return cls._from_fields(fields)
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except InputError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{path} is damaged ({type(error).__name__}: {error}); prepare the dataset anew"
             ) from error

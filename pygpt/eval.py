@@ -112,7 +112,7 @@ def _evaluate(model: GPT, dataset: TokenDataset, config: EvalConfig) -> Evaluati
 
 def _trained_on(directory: Path) -> Path:
     """The dataset of the run that a checkpoint belongs to."""
-    run = Run(directory.parent.parent)
+    run = Run(directory.resolve().parent.parent)  # the directory may be given as "."
     data = run.config().data if run.started else None
     if data is None:
         raise InputError(f"{directory} belongs to no run: say which dataset with --data DIR")

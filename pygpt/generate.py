@@ -25,8 +25,11 @@ class Sampling:
     """Only the likeliest ids that together reach this probability (Holtzman et al. 2020)."""
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise InputError(f"temperature must not be negative, got {self.temperature}")
+        # Beyond these, fp32 logits divided by it would be infinite, or all the same.
+        if self.temperature != 0 and not 1e-4 <= self.temperature <= 1e4:
+            raise InputError(
+                f"temperature must be 0 (greedy) or from 0.0001 to 10000, got {self.temperature}"
+            )
         if self.top_k is not None and self.top_k < 1:
             raise InputError(f"top_k must be at least 1, got {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:

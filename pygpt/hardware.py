@@ -112,6 +112,7 @@ def pick_dtype(name: DType | Literal["auto"], device: torch.device, width: int) 
         return name
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    width = min(width, 4096)  # the rates of wider ones are the same
     # A CPU without bf16 instructions emulates them many times slower than fp32. The casts around
     # the GEMMs cost a little where it has them: a small lead does not pay.
     lead = gemm_rate(device, torch.bfloat16, width) / gemm_rate(device, torch.float32, width)

@@ -34,7 +34,7 @@ class Options:
     source: Positional[Literal["stdlib", "text"]] = "stdlib"
     """What to encode. stdlib: the standard library of this Python without its tests, about 12 MB,
     nothing is downloaded. text: the UTF-8 files and folders that follow; in folders, hidden and
-    binary files are left out."""
+    binary files and links to folders are left out."""
 
     paths: Positional[tuple[Path, ...]] = ()
     """Files and folders, after text."""
@@ -64,7 +64,7 @@ class Options:
             if self.paths:
                 raise InputError(
                     f"stdlib takes no paths, and there is {self.paths[0]}; to encode files, say "
-                    f"python -m pygpt.prepare text {self.paths[0]}"
+                    f"{cli.command('prepare', 'text', self.paths[0])}"
                 )
             return Stdlib()
         if not self.paths:
@@ -85,7 +85,7 @@ def report(info: DatasetInfo, out: Path, seconds: float) -> str:
             f"{name:<6}{split.documents:>11,}{split.bytes:>16,}{split.tokens:>16,}"
             f"{split.bytes / text_tokens:>13.3f}"
         )
-    return "\n".join([*lines, "", f"next: python -m pygpt.train --data {out}"])
+    return "\n".join([*lines, "", f"next: {cli.command('train', '--data', out)}"])
 
 
 def main() -> None:

@@ -138,6 +138,8 @@ def _read_config(directory: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise InputError(f"{path} holds no JSON object, but {fields!r:.40}")
     for name, accepted in _REQUIRED.items():
         if fields.get(name, accepted[0]) not in accepted:
             raise InputError(
@@ -147,7 +149,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
 
 
 def _from_config(directory: Path, fields: dict[str, Any]) -> tuple[GPTConfig, TokenizerInfo]:
-    ours = fields.get("pygpt", {})
+    ours = fields.get("pygpt") or {}
     try:
         config = GPTConfig(
             block_size=fields["n_positions"],
@@ -160,7 +162,7 @@ def _from_config(directory: Path, fields: dict[str, Any]) -> tuple[GPTConfig, To
         )
         if "tokenizer" in ours:
             return config, TokenizerInfo(**ours["tokenizer"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{directory / 'config.json'} lacks a field or has a wrong one: {error}"
         ) from error
@@ -176,22 +178,37 @@ def _from_config(directory: Path, fields: dict[str, Any]) -> tuple[GPTConfig, To
 
 def _from_tensors(directory: Path, model: GPT) -> dict[str, Tensor]:
     """The state dict for `model`, checked name by name and shape by shape."""
-    stored = read_tensors(directory / "model.safetensors")
+    path = directory / "model.safetensors"
+    if not path.exists():
+        raise InputError(_describe_missing(path))
+    stored = read_tensors(path)
     # OpenAI's weights, as first published, have no prefix, and carry the causal masks.
     stored = {name.removeprefix(PREFIX): tensor for name, tensor in stored.items()}
     state = {}
     for name, parameter in model.state_dict().items():
         tensor = stored.get(name)
         if tensor is None:
-            raise InputError(f"{directory / 'model.safetensors'} lacks the tensor {name}")
+            raise InputError(f"{path} lacks the tensor {name}")
         tensor = tensor.t() if name.endswith(_TRANSPOSED) else tensor
         if tensor.shape != parameter.shape:
             raise InputError(
-                f"{directory / 'model.safetensors'}: {name} is {tuple(tensor.shape)}, and by "
+                f"{path}: {name} is {tuple(tensor.shape)}, and by "
                 f"config.json it is {tuple(parameter.shape)}"
             )
         state[name] = tensor.float().contiguous()
     return state
+
+
+def _describe_missing(path: Path) -> str:
+    if path.with_name(f"{path.name}.index.json").exists():
+        return (
+            f"{path.parent} holds a model in several files, and one is read here: save it with "
+            'transformers\' save_pretrained(…, max_shard_size="100GB")'
+        )
+    return (
+        f"{path} does not exist; weights are read from safetensors alone, since the older "
+        "pytorch_model.bin is a pickle: save the model with transformers' save_pretrained"
+    )
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -203,9 +220,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except FileNotFoundError as error:
-        raise InputError(
-            f"{path} does not exist; weights are read from safetensors alone, since the older "
-            "pytorch_model.bin is a pickle: save the model with transformers' save_pretrained"
-        ) from error
+        raise InputError(f"{path} is missing") from error
     except (safetensors.SafetensorError, OSError) as error:
         raise InputError(f"{path} is damaged: {error}") from error

@@ -51,6 +51,8 @@ class SampleConfig:
         for name in ("num_samples", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.seed < 2**64:
+            raise InputError(f"seed must be in 0 to 2**64 - 1, got {self.seed}")
 
 
 def main() -> None:

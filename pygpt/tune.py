@@ -15,6 +15,7 @@ import itertools
 import math
 import os
 import random
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,7 +68,7 @@ def main() -> None:
     identity = hashlib.sha256(repr(sorted(winners.items(), key=str)).encode()).hexdigest()[:12]
     launch.write_table(path, winners, f"{torch.cuda.get_device_name()}, {identity}")
     print(f"{len(winners)} configurations beat the built-in ones; to use them:")
-    print(f"  export PYGPT_LAUNCH_TABLE={path}")
+    print(f"  export PYGPT_LAUNCH_TABLE={shlex.quote(str(path))}")
 
 
 def _check(config: TuneConfig) -> None:
@@ -75,6 +76,9 @@ def _check(config: TuneConfig) -> None:
         raise InputError(f"--dtype {config.dtype!r} is none of {', '.join(DTYPES)}")
     if not config.seconds > 0:
         raise InputError(f"--seconds {config.seconds} is no time to tune in; it must be above 0")
+    for name in ("head_size", "width", "positions", "batch"):
+        if getattr(config, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be above 0")
     if config.width % config.head_size:
         raise InputError(f"--width {config.width} is no multiple of --head-size {config.head_size}")
 

@@ -13,7 +13,7 @@ from pygpt import GPT, GPTConfig, InputError, dataset_writer
 from pygpt import eval as eval_command
 from pygpt.corpus import TextFiles
 from pygpt.data import TokenDataset
-from pygpt.evaluation import Windows, evaluate
+from pygpt.evaluation import Evaluation, Windows, evaluate
 from pygpt.tokenizer import get_tokenizer
 
 BLOCK = 16
@@ -87,6 +87,12 @@ def test_batch_size_changes_nothing(data: Path, model: GPT) -> None:
     dataset = TokenDataset(data, "val")
     one, many = evaluate(model, dataset, batch_size=1), evaluate(model, dataset, batch_size=64)
     assert one.nats == pytest.approx(many.nats, rel=1e-12)
+
+
+def test_a_loss_beyond_exp_has_an_infinite_perplexity() -> None:
+    result = Evaluation(nats=7100.0, tokens=10, bytes=10)
+    assert result.perplexity == math.inf
+    assert str(result).startswith("loss 710.0000 nats/token, perplexity inf, ")
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,9 @@ def test_temperature_one_follows_the_distribution(seed: int) -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"temperature": -1}, "temperature must not be negative, got -1"),
+        ({"temperature": -1}, "temperature must be 0 .* to 10000, got -1"),
+        ({"temperature": float("inf")}, "temperature"),
+        ({"temperature": 1e-40}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
         ({"top_k": 0}, "top_k must be at least 1"),
         ({"top_p": 0.0}, r"top_p must be in \(0, 1\]"),

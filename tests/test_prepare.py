@@ -140,12 +140,14 @@ def test_text_finds_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
         },
     )
     (folder / "broken").symlink_to(folder / "nowhere")
+    (folder / "round").symlink_to(folder)
     single = write(tmp_path, {".notes": "n"}) / ".notes"
     with caplog.at_level(logging.INFO):
         documents = TextFiles((folder, single, folder / "b.txt")).documents()
     assert sorted(document.name for document in documents) == [".notes", "b.txt", "sub/a.md"]
     assert ["".join(document.blocks()) for document in documents] == ["n", "b", "a\r\n"]
-    assert "hidden, or no regular file: 3 (.git, .hidden, broken)" in caplog.text
+    assert "hidden, a link to a folder, or no regular file: 4 (" in caplog.text
+    assert "(.git, .hidden, broken, round)" in caplog.text
     assert "binary: 1 (image.png)" in caplog.text
     assert "empty: 1 (empty.txt)" in caplog.text
 
@@ -309,6 +311,8 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
+        # Ignored in what a script starts with "&", and then in all below it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     ) as process:
         while not list(tmp_path.glob("out.partial-*/train.bin")) and process.poll() is None:
             time.sleep(0.01)

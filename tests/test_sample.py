@@ -68,6 +68,25 @@ def test_newest_run_when_none_is_named(
     assert capsys.readouterr().out == "nn\n"
 
 
+def test_seed_beyond_64_bits_is_refused() -> None:
+    assert sample.SampleConfig(seed=2**64 - 1)
+    for seed in (-1, 2**64):
+        with pytest.raises(InputError, match=f"seed must be in .* got {seed}"):
+            sample.SampleConfig(seed=seed)
+
+
+def test_text_that_stdout_has_no_letters_for_is_still_printed(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", ord("x"))
+    line = [sys.executable, "-m", "pygpt.sample", str(run.path), "--max-new-tokens", "2"]
+    done = subprocess.run(
+        [*line, "--prompt", "né½"],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=True,
+    )
+    assert done.stdout == b"n??xx\n"
+
+
 def test_run_without_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path / "run")
     run.open(TrainConfig(), torch.device("cpu"), 0)

@@ -76,6 +76,7 @@ def test_little_time_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (tune.TuneConfig(dtype="int8"), "--dtype 'int8' is none of bfloat16"),
         (tune.TuneConfig(seconds=0.0), "--seconds 0.0 is no time to tune in"),
+        (tune.TuneConfig(head_size=0), "--head-size must be above 0"),
         (tune.TuneConfig(width=100), "--width 100 is no multiple of --head-size 64"),
         (tune.TuneConfig(), "tuning measures a CUDA device, and this machine has none"),
     ],
