@@ -7,7 +7,7 @@
       generation_config.json  ids that are never sampled
       model.safetensors       weights, fp32
       optimizer.safetensors   AdamW's moments, by parameter
-      trainer.json            step, validation loss
+      trainer.json            step, validation loss, checksum of the text
 
 It is written beside, flushed and renamed: a directory with this name is whole. Random numbers need
 no state: batches and dropout are functions of the seed and the step.
@@ -43,6 +43,8 @@ class TrainerState:
     """Optimiser steps done."""
     val_loss: float | None
     """Validation loss of these weights, nats per token, where it was measured."""
+    train_checksum: str | None = None
+    """`TokenDataset.checksum` of the train split; older checkpoints lack it."""
 
 
 def save(
@@ -109,7 +111,12 @@ def load_training(
     Raises:
         InputError: a damaged checkpoint, or one of another model or tokenizer.
     """
-    loaded, stored_tokenizer = pretrained.load(path)
+    file = path / "optimizer.safetensors"
+    try:
+        loaded, stored_tokenizer = pretrained.load(path)
+        tensors = pretrained.read_tensors(file)
+    except InputError as error:
+        raise InputError(f"{error}; {_way_out(path)}") from error
     if stored_tokenizer != tokenizer:
         raise InputError(
             f"{path} was trained on ids of the tokenizer {stored_tokenizer.name!r}, and the "
@@ -118,15 +125,11 @@ def load_training(
     if loaded.config != dataclasses.replace(model.config, dropout=loaded.config.dropout):
         raise InputError(f"{path} holds {loaded.config}, and this run trains {model.config}")
     model.load_state_dict(loaded.state_dict())
-    file = path / "optimizer.safetensors"
-    tensors = pretrained.read_tensors(file)
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state[parameter].items():
             stored = tensors.get(f"{name}/{key}")
             if stored is None or stored.shape != value.shape:
-                raise InputError(
-                    f"{file} has no {name}/{key} of this model; use an older checkpoint"
-                )
+                raise InputError(f"{file} has no {name}/{key} of this model; {_way_out(path)}")
             value.copy_(stored)
     return read_state(path)
 
@@ -141,14 +144,17 @@ def read_state(path: Path) -> TrainerState:
     try:
         return TrainerState(**json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            f"{file} is missing or damaged ({error}); use an older checkpoint"
-        ) from error
+        raise InputError(f"{file} is missing or damaged ({error}); {_way_out(path)}") from error
+
+
+def _way_out(path: Path) -> str:
+    return f"delete or move {path}, then --resume takes the checkpoint before it"
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
     """The checkpoints below `directory`, oldest first."""
-    return sorted(path for path in directory.glob(f"{_PREFIX}*") if path.is_dir())
+    paths = directory.glob(f"{_PREFIX}*")
+    return sorted(path for path in paths if path.is_dir() and path.name[len(_PREFIX) :].isdecimal())
 
 
 def prune(directory: Path, keep: int) -> None:

@@ -13,8 +13,10 @@ Example::
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -28,6 +30,9 @@ from pygpt.errors import InputError
 from pygpt.shard_scan import ShardScan, first_id_from, scan_shards
 
 _log = logging.getLogger(__name__)
+
+# Ids that show whether a shard without a header is of uint16, and how many are enough to tell.
+_SAMPLE_IDS, _FEWEST_IDS = 4096, 64
 
 Buffer = TypeVar("Buffer", torch.Tensor, NDArray[np.int64])
 
@@ -53,6 +58,7 @@ class TokenDataset:
         split: as given.
         tokenizer: whose ids these are.
         n_tokens: ids in the split; also ``len()``.
+        checksum: of all ids of the split: SHA-256 over its shards' SHA-256.
         n_bytes: UTF-8 bytes of the text they came from, or None where no dataset.json says so.
         shards: the compiled core's view, for `BatchSampler`.
 
@@ -75,6 +81,7 @@ class TokenDataset:
         else:
             self._open_bare()
         self.n_tokens = self.shards.n_tokens
+        self.checksum = _checksum(self._scans)
 
     def __len__(self) -> int:
         """Ids in the split."""
@@ -103,7 +110,8 @@ class TokenDataset:
         self.shards = _C.TokenShards([str(path) for path in paths], info.dtype)
         for file, shard in zip(self.shards.files, split.shards, strict=True):
             _check_agrees(file, shard, info.dtype)
-        for scan, shard in zip(self._scan(), split.shards, strict=True):
+        self._scans = self._scan()
+        for scan, shard in zip(self._scans, split.shards, strict=True):
             if scan.sha256 != shard.sha256:
                 raise InputError(
                     f"{scan.path} has the SHA-256 {scan.sha256} and {FILE_NAME} says "
@@ -128,7 +136,20 @@ class TokenDataset:
             self.split,
             ", ".join(path.name for path in paths[:3]) + (" …" if len(paths) > 3 else ""),
         )
-        self._scan()
+        self._refuse_uint32()
+        self._scans = self._scan()
+
+    def _refuse_uint32(self) -> None:
+        """Tell uint32 ids without a header: read as uint16, every second id is their upper half."""
+        file = self.shards.files[0]
+        ids = self.shards.read(0, min(file.n_tokens, _SAMPLE_IDS))
+        zeros = [(ids[start::2] == 0).mean() for start in (0, 1)]
+        if file.format == "raw" and len(ids) >= _FEWEST_IDS and zeros[1] > 0.5 > zeros[0]:
+            raise InputError(
+                f"every second id of {file.path}, read as uint16, is 0: it holds uint32 ids, which "
+                "a file without a header can't say. For GPT-2's ids write it as uint16: "
+                "np.fromfile(path, np.uint32).astype(np.uint16).tofile(path)"
+            )
 
     def _scan(self) -> list[ShardScan]:
         scans = scan_shards(self.shards.files)
@@ -253,6 +274,10 @@ def _as_array(name: str, buffer: object) -> NDArray[np.int64]:
         )
     array: NDArray[np.int64] = buffer.detach().numpy()
     return array
+
+
+def _checksum(scans: Sequence[ShardScan]) -> str:
+    return hashlib.sha256(" ".join(scan.sha256 for scan in scans).encode()).hexdigest()
 
 
 def _check_agrees(file: _C.TokenFile, shard: ShardInfo, dtype: str) -> None:

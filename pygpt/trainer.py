@@ -12,6 +12,7 @@ import dataclasses
 import logging
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pygpt import checkpoint
+from pygpt import checkpoint, cli
 from pygpt.config import TrainConfig
 from pygpt.data import BatchSampler, TokenDataset
 from pygpt.errors import InputError
@@ -121,6 +122,7 @@ class Trainer:
         self.step = 0
         self.evaluation: Evaluation | None = None
         self._val = val
+        self._train_checksum = train.checksum
         self._peak = peak
         self._device = model.wte.weight.device
         self._dtype = getattr(torch, config.dtype)
@@ -146,10 +148,16 @@ class Trainer:
         """Go on from a checkpoint.
 
         Raises:
-            InputError: it is damaged, or of another model or tokenizer.
+            InputError: it is damaged, or of another model, tokenizer or text.
         """
         updater = self._updater
         state = checkpoint.load_training(path, updater.weights, updater.adamw, self._val.tokenizer)
+        if state.train_checksum not in (None, self._train_checksum):
+            raise InputError(
+                f"the train split of {self.config.data} is not the one that {path} was trained on: "
+                "its checksum differs. Bring that back, or name it by --data; start another run "
+                "for other text"
+            )
         updater.publish()
         self.step = state.step
 
@@ -211,7 +219,7 @@ class Trainer:
             self._halve_micro_batch(reason)
 
     def _accumulate(self) -> Tensor:
-        torch.manual_seed(self.config.seed << 32 | self.step)  # dropout
+        torch.manual_seed(_dropout_seed(self.config.seed, self.step))
         x, y = self._batch(self.step)
         accumulation = self.config.accumulation(self._micro_batch)
         loss = torch.zeros((), device=self._device)
@@ -332,7 +340,7 @@ class Trainer:
         return self.evaluation
 
     def _save(self, val_loss: float | None) -> None:
-        state = checkpoint.TrainerState(self.step, val_loss)
+        state = checkpoint.TrainerState(self.step, val_loss, self._train_checksum)
         path = checkpoint.save(
             self.run.checkpoints,
             self._updater.weights,
@@ -342,6 +350,11 @@ class Trainer:
         )
         checkpoint.prune(self.run.checkpoints, self.config.keep_checkpoints)
         self._observer.on_checkpoint(path)
+
+
+def _dropout_seed(seed: int, step: int) -> int:
+    """64 bits that tell both: the seed with its halves exchanged, xor the step."""
+    return (seed << 32 | seed >> 32) % 2**64 ^ step
 
 
 class StopSignal:
@@ -356,12 +369,19 @@ class StopSignal:
 
 @contextlib.contextmanager
 def stop_on_signals(notice: Callable[[str], None]) -> Iterator[StopSignal]:
-    """Turn the first Ctrl-C or SIGTERM into a wish to stop after the step; the second kills."""
+    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a wish to stop after the step.
+
+    The second kills. A SIGHUP that is ignored (nohup) stays so.
+    """
     stop = StopSignal()
-    handled = (signal.SIGINT, signal.SIGTERM)
+    handled = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        handled.append(signal.SIGHUP)
 
     def handle(number: int, frame: FrameType | None) -> None:
         stop.signal = signal.Signals(number)
+        if number == signal.SIGHUP and sys.stdout.isatty():
+            cli.discard_output()  # writing to a terminal that is gone would be an error
         notice(f"{stop.signal.name}: finishing the step and saving; once more to stop at once")
         for each in handled:
             signal.signal(each, before[each])

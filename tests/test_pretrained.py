@@ -1,6 +1,7 @@
 """Hugging Face's layout: `transformers` loads ours with equal logits, and we load its models."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,8 @@ def change_config(path: Path, **fields: object) -> None:
         ({"n_layer": 2}, "lacks the tensor h.1.ln_1.weight"),
         ({"pygpt": {}}, "names no tokenizer, and its 320 ids are not GPT-2's 50257"),
         ({"vocab_size": "many"}, "lacks a field or has a wrong one"),
+        ({"pygpt": None}, "names no tokenizer"),
+        ({"pygpt": [1]}, "lacks a field or has a wrong one"),
     ],
 )
 def test_what_is_not_a_gpt2_is_refused(
@@ -120,6 +123,12 @@ def test_damaged_files_are_named(saved: Path) -> None:
         pretrained.load(saved)
     weights.unlink()
     with pytest.raises(InputError, match="does not exist; weights are read from safetensors alone"):
+        pretrained.load(saved)
+    (saved / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(InputError, match="in several files.*max_shard_size"):
+        pretrained.load(saved)
+    (saved / "config.json").write_text("[1]")
+    with pytest.raises(InputError, match=r"config.json holds no JSON object, but \[1\]"):
         pretrained.load(saved)
     (saved / "config.json").write_text("{")
     with pytest.raises(InputError, match="not valid JSON"):
@@ -141,6 +150,17 @@ def test_training_state_round_trip(seed: int, tmp_path: Path) -> None:
         assert torch.equal(a, b), name
         for key, value in optimizer.state[a].items():
             assert torch.equal(other_optimizer.state[b][key], value), (name, key)
+
+
+@pytest.mark.parametrize("file", ["optimizer.safetensors", "model.safetensors", "trainer.json"])
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"{")])
+def test_damaged_checkpoint_names_the_one_before(
+    saved: Path, file: str, damage: Callable[[Path], object]
+) -> None:
+    damage(saved / file)
+    model = GPT(GPTConfig(16, 320, n_layer=1, n_head=2, n_embd=8, bias=False))
+    with pytest.raises(InputError, match=f"{file}.*; delete or move {saved}, then --resume takes"):
+        checkpoint.load_training(saved, model, build_optimizer(model, TrainConfig()), BYTES)
 
 
 def test_checkpoint_of_another_model_is_refused(saved: Path) -> None:

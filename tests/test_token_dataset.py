@@ -241,6 +241,34 @@ def test_llama_ids_are_not_taken_as_gpt2(directory: Path, seed: int) -> None:
     refused(directory, "LLaMA 3", "dataset.json")
 
 
+def test_uint32_ids_without_a_header_are_not_taken_as_uint16(directory: Path, seed: int) -> None:
+    (directory / "train.bin").write_bytes(random_ids(seed, dtype="<u4").tobytes())
+    with pytest.raises(InputError, match="every second id of .*train.bin.* holds uint32 ids"):
+        TokenDataset(directory)
+    # What it says to do: the same as a command. Runs of one id are no reason to refuse.
+    for ids in (random_ids(seed), np.zeros(1000, "<u2")):
+        (directory / "train.bin").write_bytes(ids.tobytes())
+        assert len(TokenDataset(directory)) == 1000
+
+
+@pytest.mark.parametrize("content", [b"\xff{}", b"[1]", b'{"format": 1, "splits": 3}', b"{"])
+def test_a_damaged_dataset_json_is_named(directory: Path, content: bytes) -> None:
+    (directory / "dataset.json").write_bytes(content)
+    with pytest.raises(InputError, match="dataset.json is damaged .*prepare the dataset anew"):
+        TokenDataset(directory)
+
+
+def test_the_checksum_tells_other_ids_and_nothing_else(directory: Path, seed: int) -> None:
+    def checksum(ids: Ids) -> str:
+        (directory / "train.bin").write_bytes(ids.tobytes())
+        return TokenDataset(directory).checksum
+
+    ids, other = random_ids(seed), random_ids(seed)
+    other[500] = (other[500] + 1) % 50257
+    assert checksum(ids) != checksum(other)
+    assert checksum(ids) == checksum(ids)
+
+
 @pytest.mark.parametrize("form", ["raw", "llm.c", "npy"])
 def test_the_first_id_beyond_the_vocabulary_is_named(
     directory: Path, seed: int, form: str, monkeypatch: pytest.MonkeyPatch
