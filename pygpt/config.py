@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import sys
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -185,11 +186,17 @@ class TrainConfig:
             "checkpoint_interval", "keep_checkpoints", "learning_rate", "block_size",
         )  # fmt: skip
         for name in positive:
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("min_lr", "warmup_steps", "weight_decay", "grad_clip", "seed"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be finite and above 0, got {getattr(self, name)}")
+        for name in ("min_lr", "warmup_steps", "weight_decay", "grad_clip"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(
+                    f"{name} must be finite and not negative, got {getattr(self, name)}"
+                )
+        if self.lr_decay_steps is not None and self.lr_decay_steps < 1:
+            raise InputError(f"lr_decay_steps must be above 0, got {self.lr_decay_steps}")
+        if not 0 <= self.seed < 2**64:
+            raise InputError(f"seed must be in 0 to 2**64 - 1, got {self.seed}")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} must be in [0, 1), got {getattr(self, name)}")
@@ -212,21 +219,35 @@ class TrainConfig:
         Raises:
             InputError: batch_tokens is not a multiple of block_size, with the nearest that are.
         """
-        return _divide(self.batch_tokens, self.block_size, "block_size")
+        if self.batch_tokens % self.block_size:
+            raise InputError(
+                f"batch_tokens={self.batch_tokens} is not a multiple of "
+                f"block_size={self.block_size}; the nearest that are: "
+                f"{_multiples_around(self.batch_tokens, self.block_size)}"
+            )
+        return self.batch_tokens // self.block_size
 
     def accumulation(self, micro_batch: int) -> int:
         """Micro-batches of `micro_batch` sequences a step.
 
         Raises:
-            InputError: they do not divide the batch, with the nearest totals that they divide.
+            InputError: they do not divide the batch, with the nearest that do, and the nearest
+                totals that they divide.
         """
         if micro_batch < 1:
             raise InputError(f"micro_batch must be at least 1, got {micro_batch}")
-        unit = micro_batch * self.block_size
-        return _divide(self.batch_tokens, unit, f"micro_batch × block_size = {unit}")
+        sequences = self.batch_sequences()
+        if sequences % micro_batch:
+            totals = _multiples_around(self.batch_tokens, micro_batch * self.block_size)
+            raise InputError(
+                f"micro_batch={micro_batch} does not divide the {sequences} sequences of a step; "
+                f"the nearest that do: {_divisors_around(sequences, micro_batch)}; or make "
+                f"batch_tokens {totals}"
+            )
+        return sequences // micro_batch
 
     def write_toml(self, path: Path) -> None:
-        """Write every value that is set; `from_toml` reads it back."""
+        """Write every value that is set; `read_toml` reads it back."""
         values = {
             name: str(value) if isinstance(value, Path) else value
             for name, value in dataclasses.asdict(self).items()
@@ -235,15 +256,16 @@ class TrainConfig:
         path.write_text(tomli_w.dumps(values), encoding="utf-8")
 
 
-def _divide(total: int, unit: int, unit_name: str) -> int:
-    if total % unit:
-        below = total - total % unit
-        nearest = " or ".join(str(n) for n in (below, below + unit) if n)
-        raise InputError(
-            f"batch_tokens={total} is not a multiple of {unit_name}; "
-            f"the nearest that are: {nearest}"
-        )
-    return total // unit
+def _multiples_around(total: int, unit: int) -> str:
+    below = total - total % unit
+    return " or ".join(str(n) for n in (below, below + unit) if n)
+
+
+def _divisors_around(total: int, wanted: int) -> str:
+    below = next(n for n in range(min(wanted, total), 0, -1) if total % n == 0)
+    # The divisors above `wanted` are total / n for the n below total / wanted.
+    above = next((total // n for n in range(total // wanted, 0, -1) if total % n == 0), None)
+    return " or ".join(str(n) for n in (below, above) if n)
 
 
 _GPT2 = {"batch_tokens": 524288, "max_steps": 19560, "warmup_steps": 700}
@@ -309,11 +331,12 @@ def from_preset(name: str) -> TrainConfig:
     return TrainConfig(preset=name, **PRESETS[name])
 
 
-def from_toml(path: Path, base: TrainConfig | None = None) -> TrainConfig:
-    """The values of a TOML file over `base`, or over the preset that the file names.
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values of a TOML file, by field, each of its field's type.
 
     Raises:
-        InputError: the file can't be read, or has a field or a type that does not exist here.
+        InputError: the file can't be read, has a field or a type that does not exist here, a field
+            that only a flag can give, or an unknown preset.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -325,10 +348,15 @@ def from_toml(path: Path, base: TrainConfig | None = None) -> TrainConfig:
     for name, value in values.items():
         if name not in hints:
             raise InputError(f"{path}: no field {name!r}; {nearest(name, list(hints))}")
+        if name in NOT_STORED:
+            raise InputError(
+                f"{path}: {name} is about one start of a run; give it as the flag "
+                f"--{name.replace('_', '-')}"
+            )
         values[name] = _from_toml_value(path, name, value, hints[name])
-    if base is None:
-        base = from_preset(values["preset"]) if "preset" in values else TrainConfig()
-    return dataclasses.replace(base, **values)
+    if values.get("preset", "auto") != "auto":
+        from_preset(values["preset"])
+    return values
 
 
 def _from_toml_value(path: Path, name: str, value: Any, hint: Any) -> Any:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
+from pygpt import cli
 from pygpt.config import GPTConfig, TrainConfig
 from pygpt.data import TokenDataset
 from pygpt.evaluation import Evaluation
@@ -20,6 +23,18 @@ from pygpt.trainer import StepReport
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+
+logger = logging.getLogger(__name__)
+
+
+class TrainConsole(Console):
+    """A console that no reader who leaves (`| head`) can end training with."""
+
+    def on_broken_pipe(self) -> None:
+        """Go on in silence; the base class would exit here, in the middle of a step."""
+        logger.warning("nobody reads on: training goes on in silence, Ctrl-C stops and saves it")
+        cli.discard_output()
 
 
 def say(console: Console, text: str) -> None:
@@ -67,10 +82,15 @@ class Display:
         self._run = run
         self._config = config
         self._start = time.perf_counter()
+        self._first_step = step + 1
+        digits = len(str(config.max_steps))
         self._progress = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(),
+            # Where the terminal is narrow the bar shrinks, then the text; the count never does.
+            TextColumn(
+                f"step {{task.completed:>{digits}}}/{config.max_steps}",
+                table_column=Column(no_wrap=True, min_width=len("step /") + 2 * digits),
+            ),
+            BarColumn(None, table_column=Column(max_width=40)),
             TextColumn("{task.description}"),
             TimeRemainingColumn(),
             console=console,
@@ -82,7 +102,9 @@ class Display:
         if importlib.util.find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
 
-            self._tensorboard = SummaryWriter(self._run.path / "tensorboard")
+            self._tensorboard = SummaryWriter(
+                self._run.path / "tensorboard", purge_step=self._first_step
+            )
         self._progress.start()
         return self
 
@@ -107,7 +129,7 @@ class Display:
             f"{report.tokens_per_second:,.0f} tokens/s  MFU {report.mfu:.1%}"
         )
         self._progress.update(self._task, completed=report.step, description=text)
-        if not self._console.is_terminal and report.step % self._config.log_interval == 0:
+        if not self._console.is_interactive and report.step % self._config.log_interval == 0:
             self.note(f"step {report.step}/{self._config.max_steps}  {text}")
         if self._tensorboard:
             for name, value in report.fields().items():

@@ -62,9 +62,9 @@ def report(console: Console, config: TrainConfig, vocab_size: int | None) -> Non
     Raises:
         InputError: no such card or device, or a batch that does not divide.
     """
-    machine = _named(config.card, config) if config.card else _here(config)
     assumed = "" if vocab_size else " (GPT-2's, assumed: no --data is named)"
     model = config.model(vocab_size or GPT2_VOCAB)
+    machine = _named(config.card, config) if config.card else _here(config)
     say(
         console,
         f"{config.preset}: {model.n_layer} layers, {model.n_head} heads, {model.n_embd} wide, "

@@ -6,25 +6,29 @@
       config.toml     every value of the configuration, as `--config` reads it
       run.json        versions and machine, one entry a start
       metrics.jsonl   one object a step
+      lock            held by the process that trains
       checkpoints/    see `pygpt.checkpoint`
       tensorboard/    when TensorBoard is installed
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
-from pygpt import checkpoint, pretrained
-from pygpt.config import TrainConfig, from_toml
+from pygpt import checkpoint, cli, pretrained
+from pygpt.config import TrainConfig, read_toml
 from pygpt.dataset_json import TokenizerInfo
 from pygpt.errors import InputError
 from pygpt.hardware import device_name
@@ -45,45 +49,96 @@ class Run:
     @property
     def started(self) -> bool:
         """Whether a run lives here."""
-        return self.config_file.exists()
+        return os.path.exists(self.config_file)  # unlike Path.exists, False where one may not look
+
+    @property
+    def last_written(self) -> float:
+        """When a step was last recorded, in seconds since 1970."""
+        metrics = self.metrics_file
+        return os.stat(metrics if metrics.exists() else self.config_file).st_mtime
 
     def config(self) -> TrainConfig:
         """The configuration it was started with."""
-        return from_toml(self.config_file, base=TrainConfig())
+        return TrainConfig(**read_toml(self.config_file))
 
     def newest_checkpoint(self) -> Path | None:
         """The newest whole checkpoint, or None before the first."""
         paths = checkpoint.list_checkpoints(self.checkpoints)
         return paths[-1] if paths else None
 
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the directory, and hold it for this process alone.
+
+        Raises:
+            InputError: it can't be written, or another process trains in it.
+        """
+        with self._writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / "lock").open("w")
+        with file:
+            self._lock(file)
+            yield
+
     def open(self, config: TrainConfig, device: torch.device, step: int) -> None:
         """Create or reopen the directory for training from `step` on.
 
         Metrics of later steps, which a killed run may have left, go: those steps are done again.
+
+        Raises:
+            InputError: a file in it is damaged or can't be written.
         """
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        checkpoint.remove_partial(self.checkpoints)
-        self._keep_metrics_before(step)
-        self._record_start(device, step)
+        with self._writing():
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            checkpoint.remove_partial(self.checkpoints)
+            self._keep_metrics_before(step)
+            self._record_start(device, step)
         self.write_config(config)  # last, since it is what makes the directory a run
 
     def write_config(self, config: TrainConfig) -> None:
         """Make `config` the one that a resumed run starts with."""
         partial = self.config_file.with_suffix(".partial")
-        config.write_toml(partial)
-        partial.replace(self.config_file)
+        with self._writing():
+            config.write_toml(partial)
+            partial.replace(self.config_file)
 
     def append_metrics(self, fields: dict[str, Any]) -> None:
         """Add one line to ``metrics.jsonl``."""
-        with self.metrics_file.open("a", encoding="utf-8") as file:
+        with self._writing(), self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(fields) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Every whole line of ``metrics.jsonl``; the last may be cut where a run was killed."""
+        """Every whole line of ``metrics.jsonl``; the last may be cut where a run was killed.
+
+        Raises:
+            InputError: a line is damaged.
+        """
         if not self.metrics_file.exists():
             return []
-        text = self.metrics_file.read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.split("\n")[:-1]]
+        lines = self.metrics_file.read_bytes().split(b"\n")[:-1]
+        return [self._metrics_of(line, number) for number, line in enumerate(lines, 1)]
+
+    def _lock(self, file: TextIO) -> None:
+        """Take the system's lock of a file; it goes with its process, however that ends."""
+        with self._writing():
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"another process is training in {self.path}; wait for it or stop it, or give "
+                    "another --out"
+                ) from error
+
+    def _metrics_of(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            fields: dict[str, Any] = json.loads(line)
+            int(fields["step"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{self.metrics_file} is damaged in line {number} ({type(error).__name__}: "
+                f"{error}); delete that line"
+            ) from error
+        return fields
 
     def _keep_metrics_before(self, step: int) -> None:
         lines = [json.dumps(line) + "\n" for line in self.read_metrics() if line["step"] <= step]
@@ -93,11 +148,24 @@ class Run:
 
     def _record_start(self, device: torch.device, step: int) -> None:
         path = self.path / "run.json"
-        starts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-        starts.append(describe_environment(device) | {"step": step})
+        try:
+            starts = json.loads(path.read_bytes()) if path.exists() else []
+            starts = [*starts, describe_environment(device) | {"step": step}]
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path} is damaged ({error}); delete or move it") from error
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(starts, indent=2) + "\n", encoding="utf-8")
         partial.replace(path)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"the run directory {self.path} can't be written ({error}); mend that and go on "
+                "with --resume, or give another --out"
+            ) from error
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
@@ -141,19 +209,25 @@ def _git_commit() -> str | None:
         return None
 
 
+def runs_below(root: Path) -> list[Run]:
+    """The runs in a directory, the one that wrote last at the end."""
+    found = [run for path in root.glob("*") if (run := Run(path)).started]
+    return sorted(found, key=lambda run: run.last_written)
+
+
 def newest_run(root: Path = RUNS) -> Run:
     """The run below `root` that wrote last.
 
     Raises:
         InputError: there is none.
     """
-    found = [run for path in root.glob("*") if (run := Run(path)).started]
+    found = runs_below(root)
     if not found:
         raise InputError(
             f"no run in {root.absolute()}; name a run or a checkpoint, or train one with "
-            "python -m pygpt.train"
+            f"{cli.command('train')}"
         )
-    return max(found, key=lambda run: os.stat(run.metrics_file).st_mtime)
+    return found[-1]
 
 
 def load_model(path: Path | None, *, impl: str = "auto") -> tuple[GPT, TokenizerInfo, Path]:
@@ -175,9 +249,8 @@ def load_model(path: Path | None, *, impl: str = "auto") -> tuple[GPT, Tokenizer
     if run.started:
         newest = run.newest_checkpoint()
         if newest is None:
-            raise InputError(
-                f"{run.path} has no checkpoint yet; python -m pygpt.train --resume --out {run.path}"
-            )
+            resume = cli.command("train", "--resume", "--out", run.path)
+            raise InputError(f"{run.path} has no checkpoint yet; {resume}")
         directory = newest
     model, tokenizer = pretrained.load(directory, impl=impl)
     return model, tokenizer, directory

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import logging
 import sys
-from datetime import datetime
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from pygpt import checkpoint, cli, compiling, dry_run
-from pygpt.config import NOT_STORED, TrainConfig, from_preset, from_toml, padded_vocab_size
+from pygpt.config import GPTConfig, TrainConfig, padded_vocab_size
 from pygpt.data import TokenDataset
 from pygpt.dataset_writer import prepare_stdlib
-from pygpt.display import Display, describe, say
+from pygpt.display import Display, TrainConsole, describe, say
 from pygpt.errors import InputError
+from pygpt.flags import read_command_line, resume_command
 from pygpt.generate import stream_text
 from pygpt.hardware import (
     free_memory,
@@ -31,7 +30,7 @@ from pygpt.implementations import Implementations
 from pygpt.memory import Plan
 from pygpt.model import GPT
 from pygpt.optim import learning_rate
-from pygpt.run import RUNS, Run, newest_run
+from pygpt.run import Run
 from pygpt.tokenizer import ByteTokenizer, load_tokenizer
 from pygpt.trainer import Trainer, stop_on_signals
 
@@ -40,16 +39,11 @@ logger = logging.getLogger(__name__)
 STDLIB_DATA = Path("data/stdlib-bytes")
 SAMPLE_TOKENS = 400
 
-# What a resumed run may not change: its weights, or the order of its batches, would no longer fit.
-_FIXED_ON_RESUME = (
-    "n_layer", "n_head", "n_embd", "block_size", "bias", "batch_tokens", "seed", "sampling",
-)  # fmt: skip
-
 
 def main() -> None:
     """The command."""
     config, run = read_command_line(sys.argv[1:])
-    console = Console(highlight=False)
+    console = TrainConsole(highlight=False)
     if config.dry_run:
         dry_run.report(console, config, _vocab_size(config))
         return
@@ -59,7 +53,18 @@ def main() -> None:
         use_physical_cores()
     train_split, val_split = open_data(config)
     config = resolve(config, device, train_split)
-    model_config = config.model(padded_vocab_size(train_split.tokenizer.n_vocab))
+    with run.claimed():
+        train(console, config, run, train_split, val_split)
+
+
+def train(
+    console: Console,
+    config: TrainConfig,
+    run: Run,
+    train_split: TokenDataset,
+    val_split: TokenDataset,
+) -> None:
+    """Train a resolved configuration in its run's directory, to the end or a signal."""
     newest = run.newest_checkpoint() if config.resume else None
     step = checkpoint.read_state(newest).step if newest else 0
     if step >= config.max_steps:
@@ -71,10 +76,12 @@ def main() -> None:
         return
     _announce_schedule(config, step)
 
+    device = torch.device(config.device)
     torch.manual_seed(config.seed)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # whose stream events are recorded in
         torch.set_float32_matmul_precision("high")  # TF32 where a GEMM is not in bf16
+    model_config = _model_config(config, train_split)
     model = GPT(model_config, config.impl, checkpoint_activations=config.checkpoint_activations).to(
         device
     )
@@ -93,73 +100,6 @@ def main() -> None:
 
 
 # --- the configuration ----------------------------------------------------------------------------
-
-
-def read_command_line(args: list[str]) -> tuple[TrainConfig, Run]:
-    """The configuration that the flags give, and the run it is for.
-
-    Raises:
-        InputError: unknown names, a used run directory, nothing to resume.
-    """
-    # These four say what the defaults of all other flags are.
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset")
-    first.add_argument("--config", type=Path)
-    first.add_argument("--out", type=Path)
-    first.add_argument("--resume", action="store_true")
-    known, _ = first.parse_known_args(args)
-    if known.resume:
-        return _resumed(args, Run(known.out) if known.out else newest_run(), known.preset)
-    base = from_preset(
-        _preset_for_machine(args) if known.preset in (None, "auto") else known.preset
-    )
-    if known.config:
-        base = from_toml(known.config, base if known.preset else None)
-    config = cli.parse(TrainConfig, prog="python -m pygpt.train", default=base, args=args)
-    out = config.out or RUNS / f"{config.preset}-{datetime.now():%Y%m%d-%H%M%S}"
-    run = Run(out)
-    if run.started:
-        raise InputError(
-            f"{out} holds a run already; go on with it by --resume --out {out}, or give another "
-            "--out"
-        )
-    return dataclasses.replace(config, preset=base.preset, out=out), run
-
-
-def _preset_for_machine(args: list[str]) -> str:
-    device = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    device.add_argument("--device", default="auto")
-    name: str = device.parse_known_args(args)[0].device
-    return "stdlib-gpu" if pick_device(name).type == "cuda" else "stdlib-cpu"
-
-
-def _resumed(args: list[str], run: Run, preset: str | None) -> tuple[TrainConfig, Run]:
-    if not run.started:
-        # Killed in its first moments, before anything was trained.
-        logger.warning("%s holds no run to resume: starting it", run.path)
-        return read_command_line([arg for arg in args if arg != "--resume"])
-    stored = run.config()
-    if preset not in (None, stored.preset):
-        raise InputError(
-            f"{run.path} is a run of {stored.preset!r}; --preset can't change on --resume"
-        )
-    config = cli.parse(
-        TrainConfig,
-        prog="python -m pygpt.train",
-        default=dataclasses.replace(stored, resume=True),
-        args=args,
-    )
-    for field in dataclasses.fields(config):
-        before, after = getattr(stored, field.name), getattr(config, field.name)
-        if before == after or field.name in ("out", *NOT_STORED):
-            continue
-        if field.name in _FIXED_ON_RESUME:
-            raise InputError(
-                f"{field.name} was {before} in {run.path} and can't become {after} on --resume; "
-                "start another run for that"
-            )
-        logger.info("resuming with %s = %s (was %s)", field.name, after, before)
-    return dataclasses.replace(config, out=run.path), run
 
 
 def open_data(config: TrainConfig) -> tuple[TokenDataset, TokenDataset]:
@@ -191,15 +131,24 @@ def _vocab_size(config: TrainConfig) -> int | None:
 
 
 def resolve(config: TrainConfig, device: torch.device, train_split: TokenDataset) -> TrainConfig:
-    """Replace every "auto" by what it means here; a resumed run finds it in its configuration."""
+    """Replace every "auto" by what it means here; a resumed run finds it in its configuration.
+
+    Raises:
+        InputError: values that don't go together, or more than the machine or the data holds.
+    """
+    model_config = _model_config(config, train_split)
+    if config.batch_tokens > len(train_split):
+        raise InputError(
+            f"batch_tokens={config.batch_tokens} is more than the {len(train_split)} tokens of the "
+            "train split; give a smaller --batch-tokens or more text"
+        )
     dtype = pick_dtype(config.dtype, device, config.n_embd)
     impl = str(Implementations.parse(config.impl).resolve(device))
     if config.micro_batch != "auto":
         config.accumulation(config.micro_batch)  # refuses what does not divide
-    vocab_size = padded_vocab_size(train_split.tokenizer.n_vocab)
     peak = peak_flops(device, getattr(torch, dtype))
-    config = compiling.decided(config, config.model(vocab_size), device.type, peak.flops)
-    plan = Plan.of(config, vocab_size, device.type, getattr(torch, dtype), impl)
+    config = compiling.decided(config, model_config, device.type, peak.flops)
+    plan = Plan.of(config, model_config.vocab_size, device.type, getattr(torch, dtype), impl)
     plan.check_host(free_memory(torch.device("cpu")))
     micro_batch, free = config.micro_batch, free_memory(device)
     if micro_batch == "auto":
@@ -217,6 +166,10 @@ def resolve(config: TrainConfig, device: torch.device, train_split: TokenDataset
     )
 
 
+def _model_config(config: TrainConfig, train_split: TokenDataset) -> GPTConfig:
+    return config.model(padded_vocab_size(train_split.tokenizer.n_vocab))
+
+
 def _announce_schedule(config: TrainConfig, step: int) -> None:
     """Say what a run that is made longer does with its rate."""
     assert config.lr_decay_steps is not None
@@ -230,11 +183,6 @@ def _announce_schedule(config: TrainConfig, step: int) -> None:
             config.max_steps,
             learning_rate(step, longer),
         )
-
-
-def resume_command(run: Run) -> str:
-    """What to type to go on with a run."""
-    return f"python -m pygpt.train --resume --out {run.path}"
 
 
 # --- the end -------------------------------------------------------------------------------------
@@ -259,8 +207,8 @@ def conclude(
     say(
         console,
         f"\n\nConfiguration, metrics and checkpoints lie in {run.path}. Next, for example:\n"
-        f'  python -m pygpt.sample {run.path} --prompt "class " --num-samples 3\n'
-        f"  python -m pygpt.eval {run.path} --stride {config.block_size // 4}\n"
+        f"  {cli.command('sample', run.path, '--prompt', 'class ', '--num-samples', 3)}\n"
+        f"  {cli.command('eval', run.path, '--stride', max(1, config.block_size // 4))}\n"
         f"  {resume_command(run)} --max-steps {2 * config.max_steps}",
     )
 

@@ -1,11 +1,12 @@
 """Configuration: presets hold what REFERENCE promises, bad values are named with a way out."""
 
+import math
 from pathlib import Path
 
 import pytest
 
 from pygpt import GPTConfig, InputError
-from pygpt.config import PRESETS, TrainConfig, from_preset, from_toml, padded_vocab_size
+from pygpt.config import PRESETS, TrainConfig, from_preset, padded_vocab_size, read_toml
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -58,13 +59,26 @@ def test_batch_that_does_not_divide_names_the_nearest() -> None:
     config = TrainConfig(batch_tokens=960, block_size=96)
     assert config.batch_sequences() == 10
     assert config.accumulation(5) == 2
-    with pytest.raises(InputError, match="micro_batch × block_size = 384.* 768 or 1152"):
+    with pytest.raises(InputError, match="10 sequences .* do: 2 or 5; .* batch_tokens 768 or 1152"):
         config.accumulation(4)
+    with pytest.raises(InputError, match="the nearest that do: 10; "):
+        config.accumulation(11)
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("max_steps", 0), ("learning_rate", float("nan")), ("beta2", 1.0), ("grad_clip", -1.0)],
+    [
+        ("max_steps", 0),
+        ("learning_rate", math.nan),
+        ("learning_rate", math.inf),
+        ("min_lr", math.inf),
+        ("lr_decay_steps", 0),
+        ("lr_decay_steps", -3),
+        ("beta2", 1.0),
+        ("grad_clip", -1.0),
+        ("seed", -1),
+        ("seed", 2**64),
+    ],
 )
 def test_values_out_of_range_are_named(name: str, value: float) -> None:
     with pytest.raises(InputError, match=f"{name} must .* got {value}"):
@@ -74,14 +88,17 @@ def test_values_out_of_range_are_named(name: str, value: float) -> None:
 def test_toml_round_trip(tmp_path: Path) -> None:
     config = TrainConfig(data=Path("a/b"), micro_batch=7, lr_decay_steps=9, dropout=0.25)
     config.write_toml(tmp_path / "config.toml")
-    assert from_toml(tmp_path / "config.toml", TrainConfig()) == config
+    assert TrainConfig(**read_toml(tmp_path / "config.toml")) == config
 
 
-def test_toml_over_preset(tmp_path: Path) -> None:
+def test_toml_values_have_their_fields_types(tmp_path: Path) -> None:
     file = tmp_path / "my.toml"
-    file.write_text('preset = "owt-30m"\nmax_steps = 7\nlearning_rate = 1\nmicro_batch = "auto"\n')
-    config = from_toml(file)
-    assert (config.max_steps, config.learning_rate, config.n_embd) == (7, 1.0, 384)
+    file.write_text('preset = "owt-30m"\nlearning_rate = 1\nmicro_batch = "auto"\ndata = "a/b"\n')
+    values = read_toml(file)
+    assert values == {
+        "preset": "owt-30m", "learning_rate": 1.0, "micro_batch": "auto", "data": Path("a/b")
+    }  # fmt: skip
+    assert type(values["learning_rate"]) is float
 
 
 @pytest.mark.parametrize(
@@ -96,18 +113,21 @@ def test_toml_over_preset(tmp_path: Path) -> None:
         ('micro_batch = "most"', "micro_batch = 'most' can't be used(.|\n)*'auto'"),
         ('dtype = "float16"', "dtype = 'float16' can't be used.*'auto', 'float32', 'bfloat16'"),
         ("max_steps = ", "not valid TOML"),
+        ("resume = true", "resume is about one start of a run; give it as the flag --resume"),
+        ("dry_run = true", "--dry-run"),
+        ('preset = "owt-30mm"', "did you mean 'owt-30m'"),
     ],
 )
 def test_bad_toml_is_named(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "bad.toml"
     file.write_text(text)
     with pytest.raises(InputError, match=message):
-        from_toml(file)
+        read_toml(file)
 
 
 def test_missing_toml(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="can't read the config"):
-        from_toml(tmp_path / "none.toml")
+        read_toml(tmp_path / "none.toml")
 
 
 def test_padding_of_the_vocabulary() -> None:

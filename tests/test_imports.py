@@ -33,7 +33,7 @@ LAYERS = [
         "roofline",
         "compiling",
     },
-    {"trainer"},
+    {"trainer", "flags"},
     {"display"},
     {"dry_run"},
     {"train", "eval", "sample", "prepare", "tune"},

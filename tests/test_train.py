@@ -246,9 +246,9 @@ def test_full_disk_leaves_the_old_checkpoint(
     ("flags", "message"),
     [
         (["--preset", "owt-30mm"], "did you mean 'owt-30m'"),
-        (["--batch-tokens", "250"], "batch_tokens=250 .* 128 or 256"),
+        (["--batch-tokens", "250"], "batch_tokens=250 .* 224 or 256"),
         (["--batch-tokens", "250", "--micro-batch", "auto"], "batch_tokens=250 .* 224 or 256"),
-        (["--micro-batch", "3"], "batch_tokens=256 .* 192 or 288"),
+        (["--micro-batch", "3"], "micro_batch=3 does not .* do: 2 or 4; .* 192 or 288"),
         (["--n-head", "3"], "n_embd=16 is not divisible by n_head=3"),
         (["--block-size", "65536", "--batch-tokens", "65536", "--micro-batch", "1"], "65536"),
         (["--device", "cuda:77"], "device 'cuda:77' can't be used here"),
