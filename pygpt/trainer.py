@@ -353,8 +353,9 @@ class Trainer:
 
 
 def _dropout_seed(seed: int, step: int) -> int:
-    """64 bits that tell both: the seed with its halves exchanged, xor the step."""
-    return (seed << 32 | seed >> 32) % 2**64 ^ step
+    """64 bits from the 64 of the seed and the step: side by side, and above that stirred in."""
+    golden = 0x9E3779B97F4A7C15  # odd, so that no two upper halves fall together
+    return (seed << 32 | step) % 2**64 ^ (seed >> 32) * golden % 2**64
 
 
 class StopSignal:

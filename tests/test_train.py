@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -121,7 +122,7 @@ def test_compiled_run_follows_the_eager_one(run_train: Callable[..., Run]) -> No
         assert a == pytest.approx(b, rel=1e-4)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_finishes_the_step_and_saves(
     run_train: Callable[..., Run],
     monkeypatch: pytest.MonkeyPatch,
@@ -137,8 +138,12 @@ def test_signal_finishes_the_step_and_saves(
         return original(self)
 
     monkeypatch.setattr(trainer.Trainer, "launch_step", interrupted)
-    with pytest.raises(SystemExit) as stopped:
-        run_train("stopped")
+    before = signal.signal(number, signal.SIG_DFL)  # whoever started the tests may ignore it
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            run_train("stopped")
+    finally:
+        signal.signal(number, before)
     assert stopped.value.code == 128 + number
     run = Run(tmp_path / "stopped")
     newest = run.newest_checkpoint()
@@ -147,6 +152,95 @@ def test_signal_finishes_the_step_and_saves(
     assert f"--resume --out {run.path}" in capsys.readouterr().out
     monkeypatch.setattr(trainer.Trainer, "launch_step", original)
     assert_equal_runs(run_train("stopped", "--resume"), run_train("whole"))
+
+
+def test_an_ignored_hangup_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup leaves it
+    try:
+        with trainer.stop_on_signals(print) as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_reader_that_leaves_does_not_stop_training(data: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path / "piped")
+    flags = [*TINY, "--data", str(data), "--out", str(run.path), "--log-interval", "1"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "pygpt.train", *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.readline()
+        process.stdout.close()
+        stderr = process.stderr.read()
+    assert process.returncode == 0, stderr
+    assert stderr.count("nobody reads on: training goes on in silence") == 1
+    assert "Traceback" not in stderr
+    assert "BrokenPipe" not in stderr
+    assert [step for step, _ in losses(run)] == list(range(1, 9))
+    assert run.newest_checkpoint()
+
+
+def test_dropout_differs_by_every_bit_of_the_seed() -> None:
+    assert trainer._dropout_seed(1337, 5) == 1337 << 32 | 5  # so that old runs go on as they began
+    seeds = {
+        trainer._dropout_seed(seed, step)
+        for seed in (0, 1, 2**32, 2**32 + 1, 2**63, 2**64 - 1)
+        for step in range(10)
+    }
+    assert len(seeds) == 60
+    assert all(0 <= seed < 2**64 for seed in seeds)
+
+
+def test_a_seed_of_64_bits_trains(run_train: Callable[..., Run]) -> None:
+    low = run_train("low", "--seed", "3", "--max-steps", "2")
+    high = run_train("high", "--seed", str(2**63 + 3), "--max-steps", "2")
+    assert losses(low) != losses(high)
+
+
+def test_resume_refuses_other_text(run_train: Callable[..., Run], tmp_path: Path) -> None:
+    run = run_train("text", "--max-steps", "4")
+    other = tmp_path / "other"
+    dataset_writer.prepare(TextFiles((Path(trainer.__file__),)), other, "bytes")
+    with pytest.raises(InputError, match="train split of .*other is not the one .*step-00000004"):
+        run_train("text", "--resume", "--data", str(other))
+    assert run.config().data != other
+    newest = run.newest_checkpoint()
+    assert newest
+    state = json.loads((newest / "trainer.json").read_text())
+    del state["train_checksum"]  # a checkpoint of an older version
+    (newest / "trainer.json").write_text(json.dumps(state))
+    assert len(losses(run_train("text", "--resume", "--data", str(other)))) == 8
+
+
+def test_a_second_start_in_a_held_directory_is_refused(run_train: Callable[..., Run]) -> None:
+    run = run_train("held", "--max-steps", "4")
+    before = run.config_file.read_text(), run.metrics_file.read_text()
+    with run.claimed(), pytest.raises(InputError, match="another process is training in .*held"):
+        run_train("held", "--resume")
+    assert before == (run.config_file.read_text(), run.metrics_file.read_text())
+
+
+def test_tensorboard_shows_each_step_once(
+    run_train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="needs tensorboard"
+    )
+    original = Run.newest_checkpoint
+    run_train("curves")
+    monkeypatch.setattr(  # as if it had been killed before it saved the last steps
+        Run, "newest_checkpoint", lambda run: checkpoint.list_checkpoints(run.checkpoints)[0]
+    )
+    run = run_train("curves", "--resume")
+    monkeypatch.setattr(Run, "newest_checkpoint", original)
+    events = accumulator.EventAccumulator(str(run.path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("train_loss")] == list(range(1, 9))
 
 
 def test_best_checkpoint_is_kept(run_train: Callable[..., Run]) -> None:
@@ -254,6 +348,11 @@ def test_full_disk_leaves_the_old_checkpoint(
         (["--device", "cuda:77"], "device 'cuda:77' can't be used here"),
         (["--impl", "attention=fast"], "'fast' is none of auto"),
         (["--data", "/nowhere"], "/nowhere is no dataset directory"),
+        (["--n-embd", "0", "--dtype", "auto"], "n_embd must be at least 1, got 0"),
+        (["--n-embd", "-32", "--dtype", "auto"], "n_embd must be at least 1, got -32"),
+        (["--n-embd", "-32", "--dry-run"], "n_embd must be at least 1, got -32"),
+        (["--n-embd", "1000000", "--dtype", "auto"], "GiB"),
+        (["--batch-tokens", str(2**50), "--micro-batch", "auto"], "more than the .* train split"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(
