@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 import tyro
 
@@ -49,10 +49,9 @@ def command(name: str, *words: object) -> str:
     return shlex.join(["python", "-m", f"pygpt.{name}", *map(str, words)])
 
 
-def discard_output() -> None:
-    """Send what is still written to stdout nowhere: nobody reads it."""
-    # Python would complain once more as it flushes.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def discard_output(stream: TextIO) -> None:
+    """Send nowhere what a stream still holds and what will be written to it: nobody reads it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def run(main: Callable[[], None]) -> None:
@@ -73,5 +72,5 @@ def run(main: Callable[[], None]) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:  # the reader has seen enough (`| head`)
-        discard_output()
+        discard_output(sys.stdout)  # or Python would complain once more as it flushes
         sys.exit(READER_GONE)

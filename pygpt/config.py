@@ -339,7 +339,7 @@ def read_toml(path: Path) -> dict[str, Any]:
             that only a flag can give, or an unknown preset.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"can't read the config {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -28,13 +29,41 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class TrainConsole(Console):
-    """A console that no reader who leaves (`| head`) can end training with."""
+class Output:
+    """stdout until it can't be written, then nothing: that is no reason to stop training.
 
-    def on_broken_pipe(self) -> None:
-        """Go on in silence; the base class would exit here, in the middle of a step."""
-        logger.warning("nobody reads on: training goes on in silence, Ctrl-C stops and saves it")
-        cli.discard_output()
+    A reader may leave (`| head`), a terminal may be closed, a disk may be full.
+    """
+
+    def __init__(self) -> None:
+        self._stream = sys.stdout
+
+    def write(self, text: str) -> int:
+        """Write, or go silent."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._go_silent(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush, or go silent."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._go_silent(error)
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else a stream has."""
+        return getattr(self._stream, name)
+
+    def _go_silent(self, error: OSError) -> None:
+        cli.discard_output(self._stream)
+        logger.warning(
+            "the output can't be written any more (%s): training goes on in silence, and Ctrl-C "
+            "still stops and saves it",
+            error.strerror,
+        )
 
 
 def say(console: Console, text: str) -> None:

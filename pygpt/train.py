@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import sys
 from pathlib import Path
+from typing import TextIO, cast
 
 import torch
 from rich.console import Console
@@ -14,7 +15,7 @@ from pygpt import checkpoint, cli, compiling, dry_run
 from pygpt.config import GPTConfig, TrainConfig, padded_vocab_size
 from pygpt.data import TokenDataset
 from pygpt.dataset_writer import prepare_stdlib
-from pygpt.display import Display, TrainConsole, describe, say
+from pygpt.display import Display, Output, describe, say
 from pygpt.errors import InputError
 from pygpt.flags import read_command_line, resume_command
 from pygpt.generate import stream_text
@@ -43,7 +44,7 @@ SAMPLE_TOKENS = 400
 def main() -> None:
     """The command."""
     config, run = read_command_line(sys.argv[1:])
-    console = TrainConsole(highlight=False)
+    console = Console(file=cast(TextIO, Output()), highlight=False)
     if config.dry_run:
         dry_run.report(console, config, _vocab_size(config))
         return

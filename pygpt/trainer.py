@@ -12,7 +12,6 @@ import dataclasses
 import logging
 import math
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pygpt import checkpoint, cli
+from pygpt import checkpoint
 from pygpt.config import TrainConfig
 from pygpt.data import BatchSampler, TokenDataset
 from pygpt.errors import InputError
@@ -372,7 +371,7 @@ class StopSignal:
 def stop_on_signals(notice: Callable[[str], None]) -> Iterator[StopSignal]:
     """Turn the first Ctrl-C, SIGTERM or SIGHUP into a wish to stop after the step.
 
-    The second kills. A SIGHUP that is ignored (nohup) stays so.
+    The second kills, unless it is a SIGHUP again. A SIGHUP that is ignored (nohup) stays so.
     """
     stop = StopSignal()
     handled = [signal.SIGINT, signal.SIGTERM]
@@ -381,11 +380,12 @@ def stop_on_signals(notice: Callable[[str], None]) -> Iterator[StopSignal]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         stop.signal = signal.Signals(number)
-        if number == signal.SIGHUP and sys.stdout.isatty():
-            cli.discard_output()  # writing to a terminal that is gone would be an error
         notice(f"{stop.signal.name}: finishing the step and saving; once more to stop at once")
         for each in handled:
             signal.signal(each, before[each])
+        if number == signal.SIGHUP:
+            # A closed terminal sends it twice: the system does, and then the shell.
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     before = {each: signal.signal(each, handle) for each in handled}
     try:

@@ -4,9 +4,10 @@ import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from pygpt.config import TrainConfig
-from pygpt.display import Display, TrainConsole
+from pygpt.display import Display
 from pygpt.run import Run
 from pygpt.trainer import StepReport
 
@@ -17,7 +18,7 @@ def shown(run: Path, width: int, term: str) -> str:
     """What a terminal gets to see of one step."""
     config = TrainConfig(max_steps=3000, log_interval=1)
     file = io.StringIO()
-    console = TrainConsole(
+    console = Console(
         file=file, force_terminal=True, width=width, highlight=False, _environ={"TERM": term}
     )
     with Display(console, Run(run), config, 0) as display:
