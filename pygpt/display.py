@@ -131,16 +131,18 @@ class Display:
         if importlib.util.find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
 
-            self._tensorboard = SummaryWriter(
-                self._run.path / "tensorboard", purge_step=self._first_step
-            )
+            with self._run.writing():
+                self._tensorboard = SummaryWriter(
+                    self._run.path / "tensorboard", purge_step=self._first_step
+                )
         self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
         if self._tensorboard:
-            self._tensorboard.close()
+            with self._run.writing():
+                self._tensorboard.close()
 
     @property
     def seconds(self) -> float:
@@ -160,7 +162,9 @@ class Display:
         self._progress.update(self._task, completed=report.step, description=text)
         if not self._console.is_interactive and report.step % self._config.log_interval == 0:
             self.note(f"step {report.step}/{self._config.max_steps}  {text}")
-        if self._tensorboard:
+        if not self._tensorboard:
+            return
+        with self._run.writing():
             for name, value in report.fields().items():
                 if name not in ("step", "tokens"):
                     self._tensorboard.add_scalar(name, value, report.step)

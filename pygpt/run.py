@@ -73,12 +73,23 @@ class Run:
         Raises:
             InputError: it can't be written, or another process trains in it.
         """
-        with self._writing():
+        with self.writing():
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / "lock").open("w")
         with file:
             self._lock(file)
             yield
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around all that writes below the directory: an InputError where the system refuses."""
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"the run directory {self.path} can't be written ({error}); mend that and go on "
+                "with --resume, or give another --out"
+            ) from error
 
     def open(self, config: TrainConfig, device: torch.device, step: int) -> None:
         """Create or reopen the directory for training from `step` on.
@@ -88,7 +99,7 @@ class Run:
         Raises:
             InputError: a file in it is damaged or can't be written.
         """
-        with self._writing():
+        with self.writing():
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             checkpoint.remove_partial(self.checkpoints)
             self._keep_metrics_before(step)
@@ -98,13 +109,13 @@ class Run:
     def write_config(self, config: TrainConfig) -> None:
         """Make `config` the one that a resumed run starts with."""
         partial = self.config_file.with_suffix(".partial")
-        with self._writing():
+        with self.writing():
             config.write_toml(partial)
             partial.replace(self.config_file)
 
     def append_metrics(self, fields: dict[str, Any]) -> None:
         """Add one line to ``metrics.jsonl``."""
-        with self._writing(), self.metrics_file.open("a", encoding="utf-8") as file:
+        with self.writing(), self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(fields) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -120,7 +131,7 @@ class Run:
 
     def _lock(self, file: TextIO) -> None:
         """Take the system's lock of a file; it goes with its process, however that ends."""
-        with self._writing():
+        with self.writing():
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -156,16 +167,6 @@ class Run:
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(starts, indent=2) + "\n", encoding="utf-8")
         partial.replace(path)
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise InputError(
-                f"the run directory {self.path} can't be written ({error}); mend that and go on "
-                "with --resume, or give another --out"
-            ) from error
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
