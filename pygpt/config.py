@@ -273,11 +273,11 @@ _STDLIB = {"bias": False, "eval_interval": 200, "checkpoint_interval": 200, "pro
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The default run on a CPU: under two minutes on two cores, where many small steps of a small
-    # model, at a short context, get furthest. At this width casts cost more than bf16 GEMMs save.
+    # model, at a short context, get furthest.
     "stdlib-cpu": {
         **_STDLIB,
         "n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64,
-        "batch_tokens": 12 * 64, "max_steps": 3000, "dtype": "float32", "warmup_steps": 100,
+        "batch_tokens": 12 * 64, "max_steps": 3000, "warmup_steps": 100,
         "learning_rate": 2e-3, "min_lr": 2e-4, "beta2": 0.99, "eval_tokens": 2**16,
         "eval_interval": 700, "checkpoint_interval": 700, "log_interval": 100,
     },

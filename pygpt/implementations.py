@@ -27,7 +27,7 @@ IMPLS = ("eager", "triton", "native")
 _FASTEST: dict[str, dict[str, str]] = {
     "attention": {"cuda": "triton", "avx512": "native"},
     "layer_norm": {"cuda": "triton"},
-    "gelu": {"cuda": "triton", "avx512": "native", "avx2": "native", "generic": "native"},
+    "gelu": {"cuda": "triton", "avx512": "native", "avx2": "native"},
     "linear_cross_entropy": {
         "cuda": "triton", "avx512": "native", "avx2": "native", "generic": "native"
     },
