@@ -79,7 +79,7 @@ def save(
         _write_json(partial / "trainer.json", dataclasses.asdict(state))
         for path in (*partial.iterdir(), partial):
             sync(path)
-        shutil.rmtree(final, ignore_errors=True)  # the same step again, after a resume
+        _delete(final)  # the same step again, after a resume
         partial.rename(final)
         sync(directory)
     except (OSError, safetensors.SafetensorError) as error:
@@ -165,10 +165,16 @@ def prune(directory: Path, keep: int) -> None:
     best = min(measured, key=lambda path: measured[path]) if measured else None
     for path in paths[:-keep]:
         if path != best:
-            shutil.rmtree(path)
+            _delete(path)
+
+
+def _delete(path: Path) -> None:
+    """Delete a checkpoint, if it is there, such that it is never seen half deleted."""
+    if path.exists():
+        shutil.rmtree(path.rename(path.with_name(f"{_PARTIAL}deleted-{path.name}")))
 
 
 def remove_partial(directory: Path) -> None:
-    """Delete what a killed process left half written."""
+    """Delete what a killed process left half written or half deleted."""
     for path in directory.glob(f"{_PARTIAL}*"):
         shutil.rmtree(path)

@@ -347,7 +347,8 @@ class Trainer:
             self._val.tokenizer,
             state,
         )
-        checkpoint.prune(self.run.checkpoints, self.config.keep_checkpoints)
+        with self.run.writing():
+            checkpoint.prune(self.run.checkpoints, self.config.keep_checkpoints)
         self._observer.on_checkpoint(path)
 
 

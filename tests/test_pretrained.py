@@ -163,6 +163,28 @@ def test_damaged_checkpoint_names_the_one_before(
         checkpoint.load_training(saved, model, build_optimizer(model, TrainConfig()), BYTES)
 
 
+def test_a_checkpoint_is_never_seen_half_deleted(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path, ignore_errors: bool = False) -> None:
+        if path.exists():
+            (path / "trainer.json").unlink()
+            raise KeyboardInterrupt
+
+    directory = saved.parent
+    saved.rename(directory / "step-00000001")
+    model, optimizer = short_run(GPTConfig(16, 320, n_layer=1, n_head=2, n_embd=8, bias=False))
+    state = checkpoint.TrainerState(2, 1.0)
+    newest = checkpoint.save(directory, model, optimizer, BYTES, state)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.prune(directory, keep=1)
+    assert checkpoint.list_checkpoints(directory) == [newest]
+    checkpoint.remove_partial(directory)
+    assert list(directory.iterdir()) == [newest]
+
+
 def test_checkpoint_of_another_model_is_refused(saved: Path) -> None:
     model = GPT(GPTConfig(16, 320, n_layer=1, n_head=2, n_embd=16, bias=False))
     with pytest.raises(InputError, match="n_embd=8.* and this run trains .*n_embd=16"):
