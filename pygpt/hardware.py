@@ -91,7 +91,7 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(0, device=device).tolist()  # not on "meta", which has no memory
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
@@ -112,7 +112,6 @@ def pick_dtype(name: DType | Literal["auto"], device: torch.device, width: int) 
         return name
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    width = min(width, 4096)  # the rates of wider ones are the same
     # A CPU without bf16 instructions emulates them many times slower than fp32. The casts around
     # the GEMMs cost a little where it has them: a small lead does not pay.
     lead = gemm_rate(device, torch.bfloat16, width) / gemm_rate(device, torch.float32, width)
@@ -176,8 +175,9 @@ def free_memory(device: torch.device) -> int:
 def gemm_rate(device: torch.device, dtype: torch.dtype, width: int) -> float:
     """Operations per second of a (1024, width) × (width, width) matrix product.
 
-    The best of 15: whatever else runs on the machine only ever makes it slower.
+    Above a width of 4096, where it no longer changes, that of 4096. The best of 15: whatever else runs on the machine only ever makes it slower.
     """
+    width = min(width, 4096)
     a = torch.randn(1024, width, device=device).to(dtype)
     b = torch.randn(width, width, device=device).to(dtype)
     seconds = []
