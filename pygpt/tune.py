@@ -10,7 +10,6 @@ it from a run's first step on, or not at all.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import math
 import os
@@ -64,8 +63,8 @@ def main() -> None:
     path = config.out or _default_path()
     launch.use_table(None)  # what is to be beaten is the built-in table
     winners = dict(_tune(config, torch.device("cuda")))
-    identity = hashlib.sha256(repr(sorted(winners.items(), key=str)).encode()).hexdigest()[:12]
-    launch.write_table(path, winners, f"{torch.cuda.get_device_name()}, {identity}")
+    identity = f"{torch.cuda.get_device_name()}, {launch.identity(winners)}"
+    launch.write_table(path, winners, identity)
     print(f"{len(winners)} configurations beat the built-in ones; to use them:")
     print(f"  export PYGPT_LAUNCH_TABLE={path}")
 

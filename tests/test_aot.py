@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -119,7 +120,7 @@ def test_tuned_table_only_on_request(
     path = tmp_path / "table.json"
     launch.write_table(path, {key: tuned}, "a card, 123")
     assert launch.find("gelu_forward", 0, x) == launch.TABLE[key]
-    assert launch.describe() == "built-in"
+    assert re.fullmatch(r"built-in \([0-9a-f]{12}\)", launch.describe())
 
     monkeypatch.setenv("PYGPT_LAUNCH_TABLE", str(path))
     monkeypatch.setattr(launch, "_tuned_from", None)  # as at the start of a process

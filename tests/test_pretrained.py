@@ -1,6 +1,7 @@
 """Hugging Face's layout: `transformers` loads ours with equal logits, and we load its models."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import transformers
 
 from pygpt import GPT, GPTConfig, InputError, checkpoint, pretrained
 from pygpt.config import TrainConfig
+from pygpt.kernels import launch
 from pygpt.optim import build_optimizer
 from pygpt.tokenizer import get_tokenizer
 
@@ -141,6 +143,30 @@ def test_training_state_round_trip(seed: int, tmp_path: Path) -> None:
         assert torch.equal(a, b), name
         for key, value in optimizer.state[a].items():
             assert torch.equal(other_optimizer.state[b][key], value), (name, key)
+
+
+def test_another_launch_table_on_resume_is_said(
+    seed: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(seed)
+    model = GPT(GPTConfig(16, 320, n_layer=1, n_head=2, n_embd=8), "triton")
+    optimizer = build_optimizer(model, TrainConfig())
+    path = checkpoint.save(tmp_path, model, optimizer, BYTES, checkpoint.TrainerState(0, None))
+    checkpoint.load_training(path, model, optimizer, BYTES)
+    assert "launch table" not in caplog.text
+    launch.use_entries({}, "tuned.json (a card, 123)")
+    try:
+        checkpoint.load_training(path, model, optimizer, BYTES)
+    finally:
+        launch.use_table(None)
+    built_in = re.escape(launch.describe())
+    assert re.search(
+        rf"the launch table {built_in}, and this start takes tuned.json \(a card, 123\)",
+        caplog.text,
+    )
+    eager = GPT(model.config, "eager")
+    checkpoint.load_training(path, eager, build_optimizer(eager, TrainConfig()), BYTES)
+    assert len(caplog.records) == 1
 
 
 def test_checkpoint_of_another_model_is_refused(saved: Path) -> None:

@@ -48,7 +48,9 @@ def test_every_kernel_is_tried_and_the_fastest_kept(
     path = tmp_path / "table.json"
     launch.write_table(path, winners, "here")
     launch.use_table(path)
-    assert launch.find("attention_dq", 16, torch.empty(1, dtype=torch.float16)) == best
+    assert (
+        launch.find("attention_dq", 16, torch.empty(1, device=DEVICE, dtype=torch.float16)) == best
+    )
     launch.use_table(None)
 
 
