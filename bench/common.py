@@ -69,8 +69,8 @@ def time_call(call: Call, budget_ms: float = 50.0) -> Spread:
 def _one_call(call: Call, flush: Tensor) -> float:
     start, end = _timing_event(), _timing_event()
     flush.zero_()
-    # A millisecond or two of idling on the card, in which Python launches the call: what is timed is
-    # the card alone.
+    # A millisecond or two of idling on the card, in which Python launches the call: what is timed
+    # is the card alone.
     torch.cuda._sleep(3_000_000)  # type: ignore[no-untyped-call]
     start.record()
     call()

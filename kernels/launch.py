@@ -141,10 +141,10 @@ _ATTENTION_32_BIT = {
 }
 
 # Width class: the launch of the forward and of the backward. 32 elements of a tile per thread in
-# the forward; 16 in the backward, which holds five such tiles at once.
+# the forward; at most 16 in the backward, which holds five such tiles at once.
 _LAYER_NORM = {
     128: (Launch(32, 128, 4), Launch(16, 128, 4)),
-    256: (Launch(16, 256, 4), Launch(8, 256, 4)),
+    256: (Launch(16, 256, 4), Launch(4, 256, 4)),
     512: (Launch(8, 512, 4), Launch(4, 512, 4)),
     1024: (Launch(4, 1024, 4), Launch(2, 1024, 4)),
     2048: (Launch(2, 2048, 4), Launch(1, 2048, 4)),
@@ -157,12 +157,13 @@ _LAYER_NORM = {
 # and an H200 (132). Fixed, not read off the card, so that every card sums in the same order.
 _LAYER_NORM_PROGRAMS = {"sm_80": 432, "sm_89": 368, "sm_90": 528}
 
-# The backward of GPT-2's widths on sm_90, where memory is fast enough that a program's reductions
-# show between its loads: half as much per thread, and twice the threads on an SM.
-_LAYER_NORM_BACKWARD_SM_90 = {
-    512: Launch(2, 512, 4, programs=1056),
-    1024: Launch(1, 1024, 4, programs=1056),
-    2048: Launch(1, 2048, 8, programs=528),
+# The backward of GPT-2's widths, and how many times as many programs, with half as much per thread
+# and twice the threads on an SM: on sm_90, where memory is fast enough that a program's reductions
+# show between its loads, and in fp32, where more would spill.
+_HALF_TILES = {
+    512: (Launch(2, 512, 4), 2),
+    1024: (Launch(1, 1024, 4), 2),
+    2048: (Launch(1, 2048, 8), 1),
 }
 
 _GELU_PROGRAMS = {"sm_80": 864, "sm_89": 368, "sm_90": 1056}
@@ -180,10 +181,10 @@ def _build_table() -> dict[Key, Launch]:
                 table[Key(arch, "attention_delta", size, bits)] = Launch(64, 0, 4)
                 table[Key(arch, "decode_attention", size, bits)] = Launch(1, 64, 4)
             programs = _LAYER_NORM_PROGRAMS[arch]
-            for width, (forward, backward) in _LAYER_NORM.items():
-                summing = dataclasses.replace(backward, programs=programs)
-                if arch == "sm_90":
-                    summing = _LAYER_NORM_BACKWARD_SM_90.get(width, summing)
+            halved = _HALF_TILES if arch == "sm_90" or bits == 32 else {}
+            for width, (forward, whole) in _LAYER_NORM.items():
+                backward, times = halved.get(width, (whole, 1))
+                summing = dataclasses.replace(backward, programs=times * programs)
                 table[Key(arch, "layer_norm_forward", width, bits)] = forward
                 table[Key(arch, "layer_norm_backward", width, bits)] = summing
             table[Key(arch, "gelu_forward", 0, bits)] = Launch(8, 256, 4)
