@@ -544,21 +544,23 @@ def test_peak_memory() -> None:
     assert int(run.stdout) < 512e6, f"{int(run.stdout) / 1e6:.0f} MB"
 
 
-def test_the_loss_curve_is_eagers() -> None:
-    """200 steps of a small tied model: fused against eager differ less than two seeds do."""
-    vocab, width = 97, 32
+@impls
+def test_the_loss_curve_is_eagers(impl: str) -> None:
+    """Steps of a small tied model: fused against eager differ less than two seeds do."""
+    interpreted = impl == "triton" and DEVICE.type == "cpu"  # a row takes milliseconds
+    vocab, width, tokens, steps = (31, 16, 16, 80) if interpreted else (97, 32, 64, 200)
     successor = torch.randperm(vocab)
 
     def curve(impl: str, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         embedding = torch.nn.Parameter(torch.randn(vocab, width, generator=generator) * 0.1)
         hidden = torch.nn.Parameter(torch.randn(width, width, generator=generator) * 0.1)
-        optimizer = torch.optim.AdamW([embedding, hidden], lr=3e-3)
+        optimizer = torch.optim.AdamW([embedding, hidden], lr=1e-2 if interpreted else 3e-3)
         losses = []
-        for _ in range(200):
-            ids = torch.randint(vocab, (64,), generator=generator)
-            noise = torch.randint(vocab, (64,), generator=generator)
-            keep = torch.rand(64, generator=generator) < 0.7
+        for _ in range(steps):
+            ids = torch.randint(vocab, (tokens,), generator=generator)
+            noise = torch.randint(vocab, (tokens,), generator=generator)
+            keep = torch.rand(tokens, generator=generator) < 0.7
             targets = torch.where(keep, successor[ids], noise).to(DEVICE)
             x = embedding[ids] + (embedding[ids] @ hidden).tanh()
             loss = ops.linear_cross_entropy(
@@ -570,6 +572,6 @@ def test_the_loss_curve_is_eagers() -> None:
             losses.append(loss.item())
         return torch.tensor(losses)
 
-    fused, eager, other = curve(IMPLS[0], 1), curve("eager", 1), curve("eager", 2)
+    fused, eager, other = curve(impl, 1), curve("eager", 1), curve("eager", 2)
     assert eager[-20:].mean() < 0.8 * eager[:20].mean(), "the model learns"
     assert (fused - eager).abs().max() < 0.1 * (eager - other).abs().mean()
