@@ -7,8 +7,8 @@ beside it, is ``bench_step.py``'s.
 Ops, forward and backward: native ones are timed at every instruction-set level that the CPU runs.
 To hold a level against PyTorch on such a machine, put PyTorch on it too:
 ``ATEN_CPU_CAPABILITY=avx2`` (or ``default``). "of copy" is the time of a copy of as many bytes as
-the op must read and write, over the op's. Add + LayerNorm and attention have no native
-implementation: eager add + LayerNorm is within a factor of two of the copy, and attention is GEMMs.
+the op must read and write, over the op's. Add + LayerNorm has no native implementation, since the
+eager one is within a factor of two of the copy; in fp32, attention has none.
 
 The step: "native" takes the implementations that impl="auto" takes here. bf16 is autocast's.
 GFLOP/s counts the model's GEMMs and attention without what its mask leaves out; "of GEMM" is its
@@ -33,7 +33,7 @@ import tyro
 from interleaved import Spread
 from torch import Tensor
 
-from pygpt import cpu_gelu, cpu_ops, ops
+from pygpt import cpu_attention, cpu_gelu, cpu_ops, ops
 from pygpt.config import GPTConfig
 from pygpt.hardware import keep_freed_memory
 from pygpt.implementations import cpu_level
@@ -118,8 +118,14 @@ def _attention(options: Options, width: int, dtype: str) -> Case:
     sequences = options.tokens // options.block_size
     qkv = torch.randn(sequences, options.block_size, 3 * width).to(DTYPES[dtype])
     eager = lambda qkv: ops.attention(qkv, width // 64, impl="eager")  # noqa: E731
+    native: dict[str, Op] = {
+        f"native {level}": lambda qkv, level=level: cpu_attention.attention(
+            qkv, width // 64, level=level
+        )
+        for level in (cpu_ops.levels() if dtype == "bfloat16" else ())
+    }
     shape = f"{sequences}×{options.block_size}×{width}"
-    return Case("attention", shape, dtype, _ways(eager, [qkv], {}), 0)
+    return Case("attention", shape, dtype, _ways(eager, [qkv], native), 0)
 
 
 def _cross_entropy(rows: int, vocab: int, dtype: str) -> Case:

@@ -308,7 +308,8 @@ def _bench(options: Options) -> Bench:
     dtype = getattr(torch, pick_dtype(options.dtype, device, config.n_embd))
     micro_batch = options.micro_batch
     if micro_batch is None:
-        plan = Plan.of(run, options.vocab_size, device.type, dtype, "eager")
+        plain = dataclasses.replace(run, compile=False, dropout=0.0)
+        plan = Plan.of(plain, options.vocab_size, device.type, dtype, "eager")
         micro_batch = plan.largest_micro_batch(free_memory(device))
     return Bench.of(config, device, dtype, micro_batch, options.accumulation)
 

@@ -59,6 +59,8 @@ class Options:
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     same_time: bool = False
     """Compare what both reach in the same time; see above."""
+    seed: int = 1337
+    """Of weights and batches."""
     json: Path | None = None
     """Where to write the figures."""
 
@@ -133,7 +135,7 @@ def same_steps(options: Options) -> dict[str, Any]:
         "batch_tokens": options.sequences * options.block_size,
         "micro_batch": options.micro_batch,
         "max_steps": options.steps + WARM_UP, "warmup_steps": max(1, options.steps // 10),
-        "learning_rate": 6e-4, "min_lr": 6e-5,
+        "learning_rate": 6e-4, "min_lr": 6e-5, "seed": options.seed,
     }  # fmt: skip
     base = {
         "data": str(options.data), "device": options.device, "config": config,
@@ -214,27 +216,19 @@ def same_time(options: Options) -> dict[str, Any]:
         "batch_tokens": 12 * 64, "micro_batch": 12, "warmup_steps": 100,
         "learning_rate": 1e-3, "min_lr": 1e-4, "beta2": 0.99, "max_steps": 1000,
     }  # fmt: skip
+    preset["seed"] = recipe["seed"] = options.seed
     base = {"data": str(options.data), "device": "cpu", "compile": False}
-    ours = Side("pygpt", {**base, "side": "pygpt", "dtype": preset["dtype"], "config": preset})
-    theirs_task = {
+    our_task = {**base, "side": "pygpt", "dtype": "auto", "config": preset}
+    their_task = {
         **base, "side": "nanogpt", "dtype": "float32", "config": recipe,
         "nanogpt": str(options.nanogpt),
     }  # fmt: skip
-    # How many steps fit into the same time decides nanoGPT's schedule: tried on a side of its own.
-    trial = Side("nanoGPT, trial", theirs_task)
-    trial.train(10)
-    trial_seconds = statistics.median(trial.train(50) / 50 for _ in range(4))
-    our_seconds = statistics.median(ours.train(5) / 5 for _ in range(4))
-    trial.close()
-    ours.close()
-    ours = Side("pygpt", {**base, "side": "pygpt", "dtype": preset["dtype"], "config": preset})
-    steps = int(preset["max_steps"] * our_seconds / trial_seconds)
-    recipe["max_steps"] = steps
-    theirs = Side("nanoGPT", theirs_task)
+    recipe["max_steps"] = int(preset["max_steps"] * _seconds_ratio(our_task, their_task))
+    ours, theirs = Side("pygpt", our_task), Side("nanoGPT", their_task)
     spent = {ours.name: 0.0, theirs.name: 0.0}
     with Progress() as progress:
         for i in progress.track(range(turns), description="training in turn"):
-            for side, total in ((ours, preset["max_steps"]), (theirs, steps)):
+            for side, total in ((ours, preset["max_steps"]), (theirs, recipe["max_steps"])):
                 turn = total * (i + 1) // turns - total * i // turns
                 spent[side.name] += side.train(turn)
     rows: list[dict[str, Any]] = []
@@ -262,6 +256,20 @@ def same_time(options: Options) -> dict[str, Any]:
         ],
     )
     return {"recipe": recipe, "preset": preset, "results": rows}
+
+
+def _seconds_ratio(our_task: dict[str, Any], their_task: dict[str, Any]) -> float:
+    """Our seconds a step over theirs, with a twentieth in their favour: none shall come out short.
+
+    How many steps fit into the same time has to be known before: it is nanoGPT's schedule.
+    """
+    sides = [Side("pygpt, trial", our_task), Side("nanoGPT, trial", their_task)]
+    for side in sides:
+        side.train(10)
+    times = [[side.train(50) for side in sides] for _ in range(6)]
+    for side in sides:
+        side.close()
+    return 1.05 * statistics.median(ours / theirs for ours, theirs in times)
 
 
 if __name__ == "__main__":

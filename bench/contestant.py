@@ -25,7 +25,7 @@ import torch
 from pygpt.config import TrainConfig, padded_vocab_size
 from pygpt.data import TokenDataset
 from pygpt.evaluation import Windows, evaluate
-from pygpt.hardware import Peak, keep_freed_memory, pick_dtype
+from pygpt.hardware import Peak, keep_freed_memory, pick_dtype, use_physical_cores
 from pygpt.implementations import Implementations
 from pygpt.model import GPT
 from pygpt.run import Run
@@ -67,6 +67,7 @@ class Pygpt:
         device = torch.device(task.device)
         if device.type == "cpu":
             keep_freed_memory()
+            use_physical_cores()
         config = TrainConfig(**task.config)
         config = dataclasses.replace(
             config,

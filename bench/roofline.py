@@ -20,11 +20,19 @@ from pygpt.config import PRESETS, TrainConfig, from_preset
 from pygpt.errors import InputError
 from pygpt.hardware import Card, named_card
 from pygpt.implementations import Implementations
-from pygpt.memory import CONTEXT_BYTES, HEADROOM, Plan
-from pygpt.roofline import mfu_bound, step_bound
+from pygpt.memory import CONTEXT_BYTES, Plan
+from pygpt.roofline import HOST_BANDWIDTH, PCIE_BANDWIDTH, mfu_bound, step_bound
 
 VOCAB_SIZE = 50304
 LEFT_OUT = ("stdlib-cpu", "stdlib-gpu", "shakespeare-char")  # small vocabularies, small runs
+
+# Of a row by its flags: --checkpoint-activations, --offload-optimizer.
+NAMES = {
+    (False, False): "",
+    (True, False): "  recomputed",
+    (False, True): "  offloaded",
+    (True, True): "  both",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,27 +48,34 @@ def main() -> None:
     card = named_card(tyro.cli(Options).card)
     print(
         f"{card}. Arithmetic and no measurement.\n"
-        f"fits: the largest micro-batch, in sequences, within {HEADROOM:.0%} of the memory less "
+        "fits: the largest micro-batch, in sequences, that is planned into the memory less "
         f"{CONTEXT_BYTES >> 20} MiB for CUDA and a desktop,\nand GiB what it takes (1 sequence if "
         f"none fits); bf16, compiled, vocabulary {VOCAB_SIZE:,}; recomputed: with "
-        "--checkpoint-activations."
+        "--checkpoint-activations;\noffloaded: with --offload-optimizer, for presets that do not "
+        f"fit without it, at {PCIE_BANDWIDTH / 1e9:.0f} GB/s to the card and "
+        f"{HOST_BANDWIDTH / 1e9:.0f} GB/s of the machine's memory (assumed)."
     )
     rows = [
-        _row(from_preset(name), card, checkpointing)
-        for name in PRESETS
-        if name not in LEFT_OUT
-        for checkpointing in (False, True)
+        row for name in PRESETS if name not in LEFT_OUT for row in _rows(from_preset(name), card)
     ]
     report.print_table(
         "µs a token by part, at the least", list(rows[0]), [list(row.values()) for row in rows]
     )
 
 
-def _row(config: TrainConfig, card: Card, checkpointing: bool) -> dict[str, str]:
-    """One preset, with or without activation checkpointing; parts in µs a token."""
-    config = dataclasses.replace(config, checkpoint_activations=checkpointing, compile=True)
+def _rows(config: TrainConfig, card: Card) -> list[dict[str, str]]:
+    """One preset, with and without recomputation; the optimiser on the host where it has to be."""
+    config = dataclasses.replace(config, compile=True)
     impl = str(Implementations().resolve(torch.device("cuda")))
-    plan = Plan.of(config, VOCAB_SIZE, "cuda", torch.bfloat16, impl)
+    plans = Plan.of(config, VOCAB_SIZE, "cuda", torch.bfloat16, impl).alternatives()
+    on_card = [plan for plan in plans if not plan.offload]
+    if not any(plan.fits(1, card.memory - CONTEXT_BYTES) for plan in on_card):
+        on_card = plans
+    return [_row(config, plan, card) for plan in on_card]
+
+
+def _row(config: TrainConfig, plan: Plan, card: Card) -> dict[str, str]:
+    """One preset with one choice of flags; parts in µs a token."""
     try:
         micro_batch = plan.largest_micro_batch(card.memory - CONTEXT_BYTES)
         fits = str(micro_batch)
@@ -71,11 +86,12 @@ def _row(config: TrainConfig, card: Card, checkpointing: bool) -> dict[str, str]
         card,
         micro_batch=micro_batch,
         batch_tokens=config.batch_tokens,
-        checkpointing=checkpointing,
+        checkpointing=plan.checkpointing,
+        offload=plan.offload,
     )
     total = sum(bound.values())
     return {
-        "preset": "  recomputed" if checkpointing else config.preset,
+        "preset": NAMES[plan.checkpointing, plan.offload] or config.preset,
         "fits": fits,
         "GiB": f"{plan.estimate(micro_batch).total / 2**30:.1f}",
         **{part: f"{1e6 * seconds:.2f}" for part, seconds in bound.items()},

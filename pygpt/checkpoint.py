@@ -123,14 +123,16 @@ def load_training(
         raise InputError(f"{path} holds {loaded.config}, and this run trains {model.config}")
     _compare_launch_tables(pretrained.stored_launch_table(path), launch_table(model.impl))
     model.load_state_dict(loaded.state_dict())
-    tensors = pretrained.read_tensors(path / "optimizer.safetensors")
-    parameters = dict(model.named_parameters())
-    for name, tensor in tensors.items():
-        parameter_name, _, key = name.partition("/")
-        parameter = parameters[parameter_name]
-        # AdamW keeps its step count beside the parameter only when it is fused or capturable;
-        # that is where the optimiser itself put it in the run that was saved.
-        optimizer.state[parameter][key] = tensor.to(parameter.device)
+    file = path / "optimizer.safetensors"
+    tensors = pretrained.read_tensors(file)
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state[parameter].items():
+            stored = tensors.get(f"{name}/{key}")
+            if stored is None or stored.shape != value.shape:
+                raise InputError(
+                    f"{file} has no {name}/{key} of this model; use an older checkpoint"
+                )
+            value.copy_(stored)
     return read_state(path)
 
 

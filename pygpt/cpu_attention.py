@@ -1,13 +1,13 @@
-"""Causal attention in bf16 on a CPU: the native implementation of `pygpt.ops.attention`.
+"""Causal attention on a CPU: the native implementation of `pygpt.ops.attention`.
 
-The forward is PyTorch's. Its backward reaches an eighth of the rate of the CPU's matrix products;
-here it is five batched products of PyTorch's and one pass of C++ between them, from the queries,
-keys and values alone:
+The forward is PyTorch's. Its backward, in bf16, reaches an eighth of the rate of the CPU's matrix
+products; here it is five batched products of PyTorch's and one pass of C++ between them, from the
+queries, keys and values alone:
 
     s = q·kᵀ,  w = softmax(s/√D),  dw = dy·vᵀ,  ds = w·(dw - Σ w·dw)/√D
     dq = ds·k,  dk = dsᵀ·q,  dv = wᵀ·dy
 
-(Dao et al. 2022, appendix B.2). In fp32 PyTorch's own backward is as fast, and is left to it.
+(Dao et al. 2022, appendix B.2). In other dtypes PyTorch's own backward is as fast, and is taken.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from torch import Tensor
 
 from pygpt import cpu_ops
 
-DTYPES = (torch.bfloat16,)
-
 # Scores of the heads that are worked on at once. They take 8 bytes each, with their gradients; at
 # 512 positions, 24 heads took 16.4 ms one at a time, 13.2 by twos, 11.6 by fours, 10.5 by eights.
 GROUP_SCORES = 1 << 21
@@ -34,19 +32,25 @@ def attention(qkv: Tensor, n_head: int, *, level: str = "") -> Tensor:
     """Causal attention from the packed projection; see `pygpt.ops.attention`.
 
     Args:
-        qkv: (B, T, 3·C), bf16.
+        qkv: (B, T, 3·C).
         n_head: heads.
         level: an instruction set of `pygpt.cpu_ops.levels()`; "" for the default.
     """
+    if qkv.dtype != torch.bfloat16:
+        return _forward(qkv, n_head)
     y: Tensor = torch.ops.pygpt.attention_native(qkv, n_head, level)
     return y
 
 
-@torch.library.custom_op("pygpt::attention_native", mutates_args=(), device_types="cpu")
-def _attention(qkv: Tensor, n_head: int, level: str) -> Tensor:
+def _forward(qkv: Tensor, n_head: int) -> Tensor:
     q, k, v = _heads(qkv, 3 * n_head).chunk(3, dim=1)
     y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    return y.transpose(1, 2).flatten(2).contiguous()
+    return y.transpose(1, 2).flatten(2)
+
+
+@torch.library.custom_op("pygpt::attention_native", mutates_args=(), device_types="cpu")
+def _attention(qkv: Tensor, n_head: int, level: str) -> Tensor:
+    return _forward(qkv, n_head).contiguous()
 
 
 @_attention.register_fake
@@ -57,25 +61,29 @@ def _attention_fake(qkv: Tensor, n_head: int, level: str) -> Tensor:
 @torch.library.custom_op("pygpt::attention_native_backward", mutates_args=(), device_types="cpu")
 def _attention_backward(dy: Tensor, qkv: Tensor, n_head: int, level: str) -> Tensor:
     """The gradient of qkv, packed as it is."""
-    dqkv = torch.empty(qkv.shape, dtype=qkv.dtype)
     n_positions = qkv.size(1)
     # (B·H, T', D): T' is T rounded up, with zeros behind the end. No query sees those keys, and
     # those queries have no gradient to give.
     padding = -n_positions % cpu_ops.ATTENTION_POSITIONS
     q, k, v = (_by_head(part, n_head, padding) for part in qkv.chunk(3, dim=2))
     dy = _by_head(dy, n_head, padding)
-    gradients = [torch.empty_like(q) for _ in range(3)]
-    group = max(1, GROUP_SCORES // max(q.size(1), 1) ** 2)
+    dq, dk, dv = gradients = [torch.empty_like(q) for _ in range(3)]
+    group = heads_at_once(n_positions)
     # The operator runs inside the caller's autocast, which must not touch these products.
     with torch.autocast("cpu", enabled=False):
         for start in range(0, q.size(0), group):
             heads = slice(start, start + group)
-            _backward_of_heads(
-                q[heads], k[heads], v[heads], dy[heads], *(out[heads] for out in gradients), level
-            )
+            operands = q[heads], k[heads], v[heads], dy[heads]
+            _backward_of_heads(*operands, dq[heads], dk[heads], dv[heads], level)
+    dqkv = torch.empty(qkv.shape, dtype=qkv.dtype)
     for part, gradient in zip(_heads(dqkv, 3 * n_head).chunk(3, dim=1), gradients, strict=True):
         part.copy_(gradient[:, :n_positions].view(part.shape))
     return dqkv
+
+
+def heads_at_once(n_positions: int) -> int:
+    """Heads whose scores are in memory together in the backward."""
+    return max(1, GROUP_SCORES // max(n_positions, 1) ** 2)
 
 
 @_attention_backward.register_fake
@@ -113,7 +121,7 @@ def _exact_products_of_bfloat16() -> Iterator[None]:
     the time. The scores have to stay fp32: a large one, rounded to bf16, is wrong by more than all
     that bf16 loses elsewhere.
     """
-    matmul = torch.backends.mkldnn.matmul
+    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = matmul.fp32_precision
     matmul.fp32_precision = "bf16"
     try:
@@ -123,12 +131,13 @@ def _exact_products_of_bfloat16() -> Iterator[None]:
 
 
 def _heads(x: Tensor, n_head: int) -> Tensor:
-    return x.view(x.size(0), x.size(1), n_head, -1).transpose(1, 2)  # (B, n_head, T, D)
+    sizes = (*x.shape[:2], n_head, x.size(2) // n_head)
+    return x.view(sizes).transpose(1, 2)  # (B, n_head, T, D)
 
 
 def _by_head(x: Tensor, n_head: int, padding: int) -> Tensor:
     """(B, T, C) as (B·n_head, T + padding, D), dense, zeros behind T."""
-    x = x.unflatten(2, (n_head, -1)).transpose(1, 2).flatten(0, 1)
+    x = _heads(x, n_head).flatten(0, 1)
     return F.pad(x, (0, 0, 0, padding)) if padding else x.contiguous()
 
 

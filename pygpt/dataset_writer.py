@@ -19,6 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import loky
 import numpy as np
 import numpy.typing as npt
 from rich import progress
@@ -73,7 +74,7 @@ def prepare(
         InputError: `out` exists or can't be written, an argument is out of its range, or the corpus
             can't be used. Nothing is left behind, nor after Ctrl-C.
     """
-    workers = _usable_cpus() if workers is None else workers
+    workers = loky.cpu_count() if workers is None else workers
     _check_arguments(out, val_fraction, seed, workers)
     encoder = get_tokenizer(tokenizer)
     logger.info("reading %s", corpus.source)
@@ -98,12 +99,6 @@ def _check_arguments(out: Path, val_fraction: float, seed: int, workers: int) ->
         )
     if os.path.lexists(out) and not (os.path.isdir(out) and not os.listdir(out)):
         raise InputError(f"{out} exists and is not an empty folder; take another --out")
-
-
-def _usable_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _dtype(tokenizer: Tokenizer) -> np.dtype[np.unsignedinteger]:

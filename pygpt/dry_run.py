@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from pygpt.compiling import decided
 from pygpt.config import GPTConfig, TrainConfig
 from pygpt.display import say
 from pygpt.errors import InputError
@@ -21,8 +23,8 @@ from pygpt.hardware import (
     pick_dtype,
 )
 from pygpt.implementations import Implementations
-from pygpt.memory import CONTEXT_BYTES, HEADROOM, Estimate, Plan
-from pygpt.roofline import step_bound
+from pygpt.memory import CONTEXT_BYTES, Estimate, Plan
+from pygpt.roofline import HOST_BANDWIDTH, PCIE_BANDWIDTH, step_bound
 
 GPT2_VOCAB = 50304
 SHARE = 0.5
@@ -40,7 +42,9 @@ class Machine:
     impl: str
     """Resolved."""
     free: int
-    """Bytes of memory."""
+    """Bytes of memory, of the device."""
+    host_free: float
+    """Bytes of the machine's memory beside it; without end where it is not here to ask."""
     flops: float
     """Peak rate of the GEMMs."""
     card: Card | None
@@ -68,21 +72,17 @@ def report(console: Console, config: TrainConfig, vocab_size: int | None) -> Non
         f"{model.n_params() / 1e6:.2f} M parameters",
     )
     say(console, machine.text)
+    config = decided(config, model, machine.device, machine.flops)
     say(
         console,
         f"{machine.dtype}{', compiled' if config.compile else ''}; {machine.impl}".removeprefix(
             "torch."
         ),
     )
-    columns = [_column(config, model, machine, checkpointing) for checkpointing in (False, True)]
-    table = Table("", "blocks kept", "--checkpoint-activations")
-    for name in columns[0] | columns[1]:
-        if name in ("parameters", "peak", "bound on tokens/s"):
-            table.add_section()
-        table.add_row(name, *(column.get(name, "") for column in columns))
-    for column in table.columns[1:]:
-        column.justify = "right"
-    console.print(table)
+    plan = Plan.of(config, model.vocab_size, machine.device, machine.dtype, machine.impl)
+    choices = [_Choice.of(config, each, machine) for each in plan.alternatives()]
+    console.print(_table(choices))
+    say(console, _advice(choices))
     say(
         console,
         "Memory is counted tensor by tensor, within 10 %. Time is arithmetic and no measurement: "
@@ -92,6 +92,72 @@ def report(console: Console, config: TrainConfig, vocab_size: int | None) -> Non
             else "the model's operations over the peak rate."
         ),
     )
+    if machine.card and len(choices) > 2:
+        say(
+            console,
+            f"--offload-optimizer is reckoned with {PCIE_BANDWIDTH / 1e9:.0f} GB/s to the card "
+            f"and {HOST_BANDWIDTH / 1e9:.0f} GB/s of machine memory, both assumed.",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Choice:
+    """What the run takes with one choice of the flags that save memory."""
+
+    config: TrainConfig
+    plan: Plan
+    micro_batch: int
+    """The one that was asked for or the largest that fits, or 1."""
+    fits: bool
+    rate: float
+    """Tokens per second at the most."""
+
+    @classmethod
+    def of(cls, config: TrainConfig, plan: Plan, machine: Machine) -> _Choice:
+        config = dataclasses.replace(
+            config, checkpoint_activations=plan.checkpointing, offload_optimizer=plan.offload
+        )
+        micro_batch, fits = _micro_batch(config, plan, machine.free)
+        fits = fits and plan.estimate(micro_batch).host <= machine.host_free
+        rate = _tokens_per_second(config, plan.model, machine, micro_batch)
+        return cls(config, plan, micro_batch, fits, rate)
+
+    def rows(self) -> dict[str, str]:
+        """The column of the table, by name, in the order to print."""
+        steps = self.config.max_steps
+        seconds = steps * self.config.batch_tokens / self.rate
+        return {
+            "sequences at once": str(self.micro_batch),
+            "times a step": str(self.config.accumulation(self.micro_batch)),
+            "fits": "yes" if self.fits else "no",
+            **_memory_rows(self.plan.estimate(self.micro_batch)),
+            "bound on tokens/s": f"{self.rate:,.0f}",
+            f"{steps:,} steps at it": _duration(seconds),
+            f"at {SHARE:.0%} of it": _duration(seconds / SHARE),
+        }
+
+
+def _table(choices: list[_Choice]) -> Table:
+    titles = ("no flag", "--checkpoint-\nactivations", "--offload-\noptimizer", "both")
+    table = Table("", *titles[: len(choices)])
+    columns = [choice.rows() for choice in choices]
+    for name in columns[0]:
+        if name in ("parameters", "peak", "bound on tokens/s"):
+            table.add_section()
+        cells = [column[name] for column in columns]
+        if set(cells) != {"0 MiB"}:
+            table.add_row(name, *cells)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table
+
+
+def _advice(choices: list[_Choice]) -> str:
+    fitting = [choice for choice in choices if choice.fits]
+    if not fitting:
+        return "Nothing here fits; a shorter --block-size or a smaller model would."
+    best = max(fitting, key=lambda choice: choice.rate)
+    return f"Of what fits, the bound is highest with {best.plan.flags or 'no flag'}."
 
 
 def _named(name: str | None, config: TrainConfig) -> Machine:
@@ -102,6 +168,7 @@ def _named(name: str | None, config: TrainConfig) -> Machine:
         dtype=torch.float32 if config.dtype == "float32" else torch.bfloat16,
         impl=str(Implementations.parse(config.impl).resolve(torch.device("cuda"))),
         free=card.memory - CONTEXT_BYTES,
+        host_free=math.inf,
         flops=card.flops,
         card=card,
     )
@@ -118,29 +185,10 @@ def _here(config: TrainConfig) -> Machine:
         dtype=dtype,
         impl=str(Implementations.parse(config.impl).resolve(device)),
         free=free,
+        host_free=free_memory(torch.device("cpu")),
         flops=peak.flops,
         card=card_of(device) if device.type == "cuda" else None,
     )
-
-
-def _column(
-    config: TrainConfig, model: GPTConfig, machine: Machine, checkpointing: bool
-) -> dict[str, str]:
-    """What one choice of checkpointing takes, by name, in the order to print."""
-    config = dataclasses.replace(config, checkpoint_activations=checkpointing)
-    plan = Plan.of(config, model.vocab_size, machine.device, machine.dtype, machine.impl)
-    micro_batch, fits = _micro_batch(config, plan, machine.free)
-    accumulation = config.accumulation(micro_batch)
-    rate = _tokens_per_second(config, model, machine, micro_batch)
-    seconds = config.max_steps * config.batch_tokens / rate
-    return {
-        "sequences at once": f"{micro_batch} × {accumulation} times a step",
-        f"within {HEADROOM:.0%} of free memory": "yes" if fits else "no",
-        **_memory_rows(plan.estimate(micro_batch)),
-        "bound on tokens/s": f"{rate:,.0f}",
-        f"{config.max_steps:,} steps at that rate": _duration(seconds),
-        f"at {SHARE:.0%} of it": _duration(seconds / SHARE),
-    }
 
 
 def _micro_batch(config: TrainConfig, plan: Plan, free: int) -> tuple[int, bool]:
@@ -161,7 +209,8 @@ def _memory_rows(estimate: Estimate) -> dict[str, str]:
     # The loss and the backward come one after the other: only the larger counts.
     smaller = "loss" if estimate.loss < estimate.backward else "backward"
     rows[smaller] = f"({rows[smaller]})"
-    return rows | {"peak": f"{estimate.total / 2**20:,.0f} MiB"}
+    host = rows.pop("host")
+    return rows | {"peak": f"{estimate.total / 2**20:,.0f} MiB", "machine's memory": host}
 
 
 def _tokens_per_second(
@@ -175,6 +224,7 @@ def _tokens_per_second(
         micro_batch=micro_batch,
         batch_tokens=config.batch_tokens,
         checkpointing=config.checkpoint_activations,
+        offload=config.offload_optimizer,
     )
     return 1 / sum(bound.values())
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
+import loky
 import torch
 
 from pygpt.errors import InputError
@@ -202,6 +203,19 @@ def gemm_rate(device: torch.device, dtype: torch.dtype, width: int) -> float:
         (a @ b).view(-1)[0].item()  # reading one number waits for a GPU
         seconds.append(time.perf_counter() - start)
     return 2 * 1024 * width * width / min(seconds)
+
+
+def use_physical_cores() -> int:
+    """Have PyTorch and the native ops run one thread on each core; the number of threads.
+
+    Cores are those this process may use, by its affinity and its container's quota, which PyTorch
+    does not look at; a core's second hyper-thread would only share its arithmetic units. The
+    sampler's thread needs no core of its own: it works for microseconds a step. The environment
+    variable OMP_NUM_THREADS has the last word.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(loky.cpu_count(only_physical_cores=True))
+    return torch.get_num_threads()
 
 
 def keep_freed_memory() -> bool:

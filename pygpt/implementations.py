@@ -30,9 +30,9 @@ IMPLS = ("eager", "triton", "native")
 # everywhere else. Where is a device type or, of a CPU, the instruction set of the native ops: one
 # at which PyTorch's own op wins is left out.
 _FASTEST: dict[str, dict[str, str]] = {
-    "attention": {"cuda": "triton"},
+    "attention": {"cuda": "triton", "avx512": "native"},
     "layer_norm": {"cuda": "triton"},
-    "gelu": {"cuda": "triton", "avx512": "native", "avx2": "native", "generic": "native"},
+    "gelu": {"cuda": "triton", "avx512": "native", "avx2": "native"},
     "linear_cross_entropy": {
         "cuda": "triton", "avx512": "native", "avx2": "native", "generic": "native"
     },

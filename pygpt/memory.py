@@ -10,17 +10,21 @@ L = n_layer; s is the bytes of a GEMM's element: 2 under bf16 autocast, 4 in fp3
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import torch
 
 from pygpt.config import GPTConfig, TrainConfig
+from pygpt.cpu_attention import heads_at_once
 from pygpt.errors import InputError
 from pygpt.implementations import Implementations
 from pygpt.linear_cross_entropy import chunk_tokens
 
-# The estimate is good to 10 %: what a caching allocator rounds up and leaves unused comes on top.
-HEADROOM = 0.88
-"""Share of the free memory that a step is planned to take."""
+# Of the state each tensor is known, and a caching allocator rounds each up to 2 MiB: 3 % at the
+# sizes of gpt2-xl. The rest is good to 10 %, and comes and goes: it leaves gaps.
+STATE_MARGIN = 1.04
+STEP_MARGIN = 1.14
+"""Free memory that is planned for a byte of the state, and for one of the rest."""
 
 CONTEXT_BYTES = 768 << 20
 """What CUDA itself and a desktop take of a card that is not here to ask: an assumption."""
@@ -46,7 +50,7 @@ class Estimate:
     parameters: int
     gradients: int
     optimizer: int
-    """AdamW's two moments."""
+    """AdamW's two moments; with --offload-optimizer on a CPU what a GPU's host would keep."""
     weight_casts: int
     """bf16 copies of the weights: made once a micro-batch by autocast, kept for the backward."""
     activations: int
@@ -55,6 +59,8 @@ class Estimate:
     """On top of the activations, while the last norm, the head and the loss are computed."""
     backward: int
     """On top of the activations, while the first block is differentiated."""
+    host: int
+    """Not on the device: what --offload-optimizer takes of the machine's memory."""
 
     @property
     def state(self) -> int:
@@ -65,6 +71,11 @@ class Estimate:
     def total(self) -> int:
         """The peak: the loss and the backward come one after the other."""
         return self.state + self.weight_casts + self.activations + max(self.loss, self.backward)
+
+    @property
+    def planned(self) -> int:
+        """Memory that has to be free for it."""
+        return int(STATE_MARGIN * self.state + STEP_MARGIN * (self.total - self.state))
 
 
 # --- what fits ------------------------------------------------------------------------------------
@@ -85,6 +96,7 @@ class Plan:
     dtype: torch.dtype
     impl: Implementations
     checkpointing: bool
+    offload: bool
     compiled: bool
 
     @classmethod
@@ -110,7 +122,8 @@ class Plan:
             dtype=dtype,
             impl=Implementations.parse(impl),
             checkpointing=config.checkpoint_activations,
-            compiled=config.compile,
+            offload=config.offload_optimizer,
+            compiled=bool(config.compile),
         )
 
     def estimate(self, micro_batch: int) -> Estimate:
@@ -122,6 +135,7 @@ class Plan:
             dtype=self.dtype,
             impl=self.impl,
             checkpointing=self.checkpointing,
+            offload=self.offload,
             compiled=self.compiled,
         )
 
@@ -143,35 +157,82 @@ class Plan:
 
     def fits(self, micro_batch: int, free: int) -> bool:
         """Whether a step with `micro_batch` sequences at once fits into `free` bytes."""
-        return self.estimate(micro_batch).total <= HEADROOM * free
+        return self.estimate(micro_batch).planned <= free
+
+    def check_state(self, free: int) -> None:
+        """Hold what is there whatever the micro-batch against `free` bytes of the device.
+
+        Raises:
+            InputError: it does not fit, so that no micro-batch does.
+        """
+        if self.estimate(1).state > free:
+            raise InputError(self._describe_shortage(free))
+
+    def check_host(self, free: int) -> None:
+        """Hold what is needed beside the device against `free` bytes of the machine's memory.
+
+        Raises:
+            InputError: it does not fit there.
+        """
+        need = self.estimate(1).host
+        if need > free:
+            raise InputError(
+                f"--offload-optimizer takes {_gib(need)} of the machine's memory, and "
+                f"{_gib(free)} are free: {_gib(need - free)} are missing. Close other programs, "
+                "or take a smaller model (--n-layer, --n-embd)"
+            )
 
     def _describe_shortage(self, free: int) -> str:
-        usable, need = HEADROOM * free, self.estimate(1)
+        need = self.estimate(1)
         text = (
-            f"one sequence of {self.model.block_size} tokens needs {_gib(need.total)} and "
-            f"{_gib(usable)} can be planned with: {_gib(need.total - usable)} are missing"
+            f"one sequence of {self.model.block_size} tokens needs {_gib(need.total)}, with a "
+            f"margin {_gib(need.planned)}, and {_gib(free)} are free: "
+            f"{_gib(need.planned - free)} are missing"
         )
-        recomputing = dataclasses.replace(self, checkpointing=True)
-        if not self.checkpointing and recomputing.fits(1, free):
-            return f"{text}. It fits with --checkpoint-activations"
-        if need.state > usable:
-            return (
-                f"{text}. Weights, gradients and AdamW alone are {_gib(need.state)}: only a "
-                "smaller model fits (--n-layer, --n-embd)"
-            )
+        alternatives = self.alternatives()
+        for plan in alternatives:
+            if plan.fits(1, free):
+                return f"{text}. It fits with {plan.flags or 'no flag that saves memory'}"
+        leanest = alternatives[-1]
         block_size = self.model.block_size // 2
-        while block_size:
-            shorter = dataclasses.replace(self.model, block_size=block_size)
-            if dataclasses.replace(recomputing, model=shorter).fits(1, free):
-                return f"{text}. It fits with --checkpoint-activations --block-size {block_size}"
+        while block_size and STATE_MARGIN * leanest.estimate(1).state <= free:
+            model = dataclasses.replace(self.model, block_size=block_size)
+            if dataclasses.replace(leanest, model=model).fits(1, free):
+                return f"{text}. It fits with {leanest.flags} --block-size {block_size}"
             block_size //= 2
-        return f"{text}; {ways_out(self.checkpointing)}"
+        return (
+            f"{text}. Weights, gradients and AdamW take {_gib(leanest.estimate(1).state)} with "
+            f"{leanest.flags}: only a smaller model fits (--n-layer, --n-embd)"
+        )
+
+    @property
+    def flags(self) -> str:
+        """The flags by which this plan saves memory."""
+        flags = {
+            "--checkpoint-activations": self.checkpointing,
+            "--offload-optimizer": self.offload,
+        }
+        return " ".join(flag for flag, given in flags.items() if given)
+
+    def alternatives(self) -> list[Plan]:
+        """The same run with each choice of flags that save memory here, from none to all."""
+        offload = (
+            (False, True) if self.device == "cuda" and self.dtype == torch.bfloat16 else (False,)
+        )
+        return [
+            dataclasses.replace(self, offload=offloaded, checkpointing=recomputed)
+            for offloaded, recomputed in itertools.product(offload, (False, True))
+        ]
 
 
-def ways_out(checkpointing: bool) -> str:
-    """What to try where not even one sequence fits."""
-    first = "" if checkpointing else "--checkpoint-activations, "
-    return f"try {first}a shorter --block-size or a smaller model (--n-layer, --n-embd)"
+def ways_out(config: TrainConfig) -> str:
+    """What to try where not even one sequence at a time fits into the memory of the device."""
+    ways = ["a shorter --block-size or a smaller model (--n-layer, --n-embd)"]
+    if not config.offload_optimizer and config.dtype == "bfloat16":
+        ways.insert(0, "--offload-optimizer")
+    if not config.checkpoint_activations:
+        ways.insert(0, "--checkpoint-activations")
+    return f"try {', '.join(ways)}"
 
 
 def _gib(n_bytes: float) -> str:
@@ -189,6 +250,7 @@ def estimate(
     dtype: torch.dtype,
     impl: Implementations,
     checkpointing: bool = False,
+    offload: bool = False,
     compiled: bool = False,
 ) -> Estimate:
     """The memory of a training step at its peak.
@@ -200,11 +262,19 @@ def estimate(
         dtype: of the GEMMs' inputs.
         impl: implementations of the ops, resolved: none is "auto".
         checkpointing: whether blocks are computed again in the backward.
+        offload: whether fp32 weights and AdamW's moments are the host's.
         compiled: whether the model runs through torch.compile.
     """
     tokens, c, s = micro_batch * config.block_size, config.n_embd, dtype.itemsize
-    state = FP32 * config.n_params()
+    parameters = gradients = FP32 * config.n_params()
+    optimizer, host = 2 * parameters, 0
     casts = _block_casts(config, s)
+    if offload:
+        kept = _kept_by_host(config)
+        # A checkpoint is written from a copy of the weights: theirs are transposed.
+        optimizer, host = (kept, 0) if device == "cpu" else (0, kept + parameters)
+        parameters -= (FP32 - s) * config.n_layer * 12 * c**2
+        casts = 0
     block = _block_activations(config, tokens, s, device)
     # The residual stream in fp32 and the sublayer's output that is not yet added to it.
     block_inputs = (FP32 + s) * tokens * c
@@ -212,24 +282,37 @@ def estimate(
     loss = _norm_activations(tokens, c, s) + _loss(config, tokens, s, device, impl, compiled)
     # The head's part of the embedding's gradient waits for the other part, which comes last.
     backward = FP32 * config.vocab_size * c + _block_backward(tokens, c, s)
+    if impl.attention == "native" and dtype == torch.bfloat16 and not config.dropout:
+        # Measured: Inductor, when it computes a block again, keeps the MLP until the block is done.
+        mlp_is_gone = not (compiled and checkpointing)
+        attention = _native_attention_backward(config, micro_batch, mlp_is_gone)
+        backward = max(backward, FP32 * config.vocab_size * c + attention)
     if checkpointing:
         if impl.linear_cross_entropy != "eager":  # whose peak is in the backward
             loss += (config.n_layer - 1) * casts  # autocast keeps them until the forward is over
         backward += block
-        if compiled:
+        if compiled and not offload:
             # Measured: Inductor computes more of the block again before it differentiates any:
-            # one tensor more of the MLP's width and of the stream, two where it sees into the GELU.
+            # one tensor more of the MLP's width and of the stream, two where it sees into the GELU,
+            # none where there are no weights to cast.
             more = 2 if impl.gelu == "eager" else 1
             backward += more * (4 * s + FP32) * tokens * c
     return Estimate(
-        parameters=state,
-        gradients=state,
-        optimizer=2 * state,
+        parameters=parameters,
+        gradients=gradients,
+        optimizer=optimizer,
         weight_casts=casts * (1 if checkpointing else config.n_layer),
         activations=ids + config.n_layer * (block_inputs if checkpointing else block),
         loss=loss,
         backward=backward,
+        host=host,
     )
+
+
+def _kept_by_host(config: GPTConfig) -> int:
+    """fp32 weights, both moments, and the memory that two parts of the model pass through."""
+    largest = max(config.vocab_size * config.n_embd, config.n_params_of_block())
+    return 3 * FP32 * config.n_params() + 2 * FP32 * largest
 
 
 def _block_activations(config: GPTConfig, tokens: int, s: int, device: str) -> int:
@@ -286,3 +369,16 @@ def _block_backward(tokens: int, c: int, s: int) -> int:
     # Towards the stream and the sublayer; towards the GELU's output and its input, of which the
     # output itself, counted with the activations, is gone.
     return (FP32 + s) * tokens * c + (4 + 4 - 4) * s * tokens * c
+
+
+def _native_attention_backward(config: GPTConfig, micro_batch: int, mlp_is_gone: bool) -> int:
+    """What attention's backward on a CPU holds, less what its layer has let go already."""
+    tokens, c, s = micro_batch * config.block_size, config.n_embd, torch.bfloat16.itemsize
+    gone = _norm_activations(tokens, c, s) + s * tokens * c  # the MLP's norm; attention's output
+    if mlp_is_gone:
+        gone += (4 + 4) * s * tokens * c  # input and output of the GELU
+    # Towards the stream; by heads: q, k, v, the gradient of the output, and those of q, k and v.
+    held = (FP32 + s) * tokens * c + (4 + 3) * s * tokens * c
+    heads = min(heads_at_once(config.block_size), micro_batch * config.n_head)
+    scores = (FP32 + 2 * s) * heads * config.block_size**2  # with the weights and their gradient
+    return held + scores - gone

@@ -15,15 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pygpt import cpu_gelu
+from pygpt import cpu_attention, cpu_gelu
 from pygpt import linear_cross_entropy as fused_loss
 from pygpt.implementations import select, warn_once
-
-
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
 
 # Messages are put together only when they are raised: under torch.compile a shape that goes into a
 # string is a constant from then on, and every other length would be compiled anew.
@@ -47,6 +41,18 @@ def _check_vector(op: str, name: str, vector: Tensor | None, x: Tensor) -> None:
             f"{tuple(x.shape)}"
         )
     _check_devices(op, x, vector)
+
+
+def _for_dtype(
+    op: str, impl: str, chosen: str, dtype: torch.dtype, takes: tuple[torch.dtype, ...]
+) -> str:
+    """`chosen` if it takes the dtype. If not, "auto" means eager, and asking for it is an error."""
+    if dtype in takes:
+        return chosen
+    if impl != "auto":
+        have = ", ".join(str(each).removeprefix("torch.") for each in takes)
+        raise ValueError(f"{op}: impl={chosen!r} takes {have}, not {dtype}; take impl='eager'")
+    return "eager"
 
 
 # --- attention ------------------------------------------------------------------------------------
@@ -75,11 +81,14 @@ def attention(qkv: Tensor, n_head: int, *, dropout: float = 0.0, impl: str = "au
         raise ValueError(
             f"attention: qkv's last dimension {qkv.size(2)} is not 3 × {n_head} heads × head size"
         )
-    if select("attention", impl, qkv.device) == "eager":
+    chosen = select("attention", impl, qkv.device)
+    if chosen != "eager" and dropout > 0.0:
+        _notice_dropout(chosen)
+        chosen = "eager"
+    if chosen == "eager":
         return _attention_eager(qkv, n_head, dropout)
-    if dropout > 0.0:
-        _notice_dropout()
-        return _attention_eager(qkv, n_head, dropout)
+    if chosen == "native":
+        return cpu_attention.attention(qkv, n_head)
     from pygpt.kernels.attention import attention as attention_triton
 
     y: Tensor = attention_triton(qkv, n_head)
@@ -94,8 +103,8 @@ def _attention_eager(qkv: Tensor, n_head: int, dropout: float) -> Tensor:
 
 # Runs while torch.compile traces, not in the graph.
 @torch.compiler.assume_constant_result
-def _notice_dropout() -> None:
-    warn_once("attention: dropout > 0 has no Triton kernel; it runs as impl='eager'")
+def _notice_dropout(impl: str) -> None:
+    warn_once(f"attention: impl={impl!r} has no dropout; it runs as impl='eager'")
 
 
 def decode_attention(q: Tensor, k: Tensor, v: Tensor, n_head: int, *, impl: str = "auto") -> Tensor:
@@ -138,7 +147,8 @@ def decode_attention(q: Tensor, k: Tensor, v: Tensor, n_head: int, *, impl: str 
 
 
 def _split_heads(x: Tensor, n_head: int) -> Tensor:
-    return x.view(x.size(0), x.size(1), n_head, -1).transpose(1, 2)  # (B, n_head, T, D)
+    sizes = (*x.shape[:2], n_head, x.size(2) // n_head)
+    return x.view(sizes).transpose(1, 2)  # (B, n_head, T, D)
 
 
 def _merge_heads(x: Tensor) -> Tensor:
@@ -254,13 +264,12 @@ def gelu(
         raise ValueError(f"gelu: approximate={approximate!r}, not 'tanh'/'none'")
     _check_vector("gelu", "bias", bias, x)
     chosen = select("gelu", impl, x.device)
-    if chosen == "native" and (approximate != "tanh" or x.dtype not in cpu_gelu.DTYPES):
-        _check(
-            impl == "auto",
-            f"gelu: impl='native' takes float32 and bfloat16 and approximate='tanh', not {x.dtype} "
-            f"and {approximate!r}; take impl='eager'",
-        )
+    if chosen == "native" and approximate != "tanh":
+        if impl != "auto":
+            raise ValueError("gelu: impl='native' takes approximate='tanh'; take impl='eager'")
         chosen = "eager"
+    if chosen == "native":
+        chosen = _for_dtype("gelu", impl, chosen, x.dtype, cpu_gelu.DTYPES)
     if chosen == "native":
         return cpu_gelu.gelu(x, bias)
     if chosen == "triton":
@@ -348,14 +357,9 @@ def linear_cross_entropy(  # type: ignore[misc]  # its overloads say **options f
     _check_devices("linear_cross_entropy", x, weight, targets)
     chosen = select("linear_cross_entropy", impl, x.device)
     gemm_dtype = _gemm_dtype(x, weight)
-    if chosen != "eager" and gemm_dtype not in fused_loss.DTYPES[chosen]:
-        have = ", ".join(str(dtype).removeprefix("torch.") for dtype in fused_loss.DTYPES[chosen])
-        _check(
-            impl == "auto",
-            f"linear_cross_entropy: impl={chosen!r} takes {have}, not {gemm_dtype}; "
-            "take impl='eager'",
-        )
-        chosen = "eager"
+    if chosen != "eager":
+        takes = fused_loss.DTYPES[chosen]
+        chosen = _for_dtype("linear_cross_entropy", impl, chosen, gemm_dtype, takes)
     if chosen == "eager":
         loss, losses, lse = _linear_cross_entropy_eager(
             x, weight, targets, ignore_index, reduction, z_loss, label_smoothing, return_per_token
@@ -379,10 +383,11 @@ def _gemm_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
     """The dtype `F.linear` computes in: autocast's where it is on, else that of both."""
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(x.device.type)
-    _check(
-        x.dtype == weight.dtype,
-        f"linear_cross_entropy: x is {x.dtype} and weight {weight.dtype}; cast one or use autocast",
-    )
+    if x.dtype != weight.dtype:
+        raise ValueError(
+            f"linear_cross_entropy: x is {x.dtype} and weight {weight.dtype}; cast one or use "
+            "autocast"
+        )
     return x.dtype
 
 

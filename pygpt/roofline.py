@@ -17,6 +17,12 @@ from pygpt.linear_cross_entropy import chunk_tokens
 BF16 = 2
 FP32 = 4
 
+# What no card's data sheet says: assumptions, for --offload-optimizer.
+PCIE_BANDWIDTH = 20e9
+"""Bytes per second to and from the card: PCIe 4.0 x16, which is 32 GB/s on paper."""
+HOST_BANDWIDTH = 40e9
+"""Bytes per second of the machine's memory: two channels of DDR5."""
+
 
 def step_bound(
     config: GPTConfig,
@@ -25,6 +31,7 @@ def step_bound(
     micro_batch: int,
     batch_tokens: int,
     checkpointing: bool = False,
+    offload: bool = False,
 ) -> dict[str, float]:
     """Seconds per token that each part of a training step takes at the least, by part.
 
@@ -34,6 +41,7 @@ def step_bound(
         micro_batch: sequences in memory at once.
         batch_tokens: tokens a step, which share the optimiser's work.
         checkpointing: whether each block's forward is computed twice.
+        offload: whether AdamW runs on the host; see `pygpt.offload`.
     """
     again = 1 if checkpointing else 0
     tokens = micro_batch * config.block_size
@@ -67,15 +75,20 @@ def step_bound(
     gelu_bytes = BF16 * (2 + 3 + 2 * again) * 4 * c * layers
 
     # Once a micro-batch. A block's weight: read, written as bf16; its gradient read as bf16,
-    # written as fp32, added to the sum. The embedding, which is the head: read and cast; the head's
+    # written as fp32, added to the sum; with the optimiser on the host it is in bf16 already, and
+    # its gradient is added as it comes. The embedding, which is the head: read and cast; the head's
     # gradient scaled; the embedding's written; the one added to the other, and both to the sum.
-    block_handling = (FP32 + BF16) * (2 + again) + 3 * FP32
+    block_handling = BF16 + 2 * FP32 if offload else (FP32 + BF16) * (2 + again) + 3 * FP32
     embedding_handling = (FP32 + BF16) + (2 + 1 + 3 + 3) * FP32
     weight_bytes = (block_weights * block_handling + v * c * embedding_handling) / tokens
 
     # Once a step: the norm reads the gradients, clipping reads and writes them; AdamW reads weight,
     # gradient and both moments and writes all but the gradient.
-    optimizer_bytes = FP32 * (1 + 2 + 7) * config.n_params() / batch_tokens
+    n = config.n_params()
+    if offload:
+        optimizer = FP32 * 4 * n / card.bandwidth + _host_seconds(n, block_weights)
+    else:
+        optimizer = FP32 * (1 + 2 + 7) * n / card.bandwidth
 
     return {
         "block GEMMs": gemms / card.flops,
@@ -85,8 +98,20 @@ def step_bound(
         "layer norms": norm_bytes / card.bandwidth,
         "GELU": gelu_bytes / card.bandwidth,
         "weight handling": weight_bytes / card.bandwidth,
-        "optimizer": optimizer_bytes / card.bandwidth,
+        "optimizer": optimizer / batch_tokens,
     }
+
+
+def _host_seconds(n: int, in_bf16: int) -> float:
+    """A step of AdamW on the host over `n` parameters, of which `in_bf16` are bf16 on the card.
+
+    One part of the model is updated while another is on its way: the slower of the two counts.
+    """
+    gradients, weights = FP32 * n, FP32 * n - (FP32 - BF16) * in_bf16
+    copying = (gradients + weights) / PCIE_BANDWIDTH
+    # AdamW as above; then the new weight is read and written to where it leaves from.
+    updating = (FP32 * 7 * n + FP32 * n + weights) / HOST_BANDWIDTH
+    return max(copying, updating)
 
 
 def mfu_bound(config: GPTConfig, card: Card, bound: dict[str, float], *, causal: bool) -> float:

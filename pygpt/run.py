@@ -65,7 +65,10 @@ class Run:
         checkpoint.remove_partial(self.checkpoints)
         self._keep_metrics_before(step)
         self._record_start(device, step)
-        # Last, since it is what makes the directory a run.
+        self.write_config(config)  # last, since it is what makes the directory a run
+
+    def write_config(self, config: TrainConfig) -> None:
+        """Make `config` the one that a resumed run starts with."""
         partial = self.config_file.with_suffix(".partial")
         config.write_toml(partial)
         partial.replace(self.config_file)

@@ -13,7 +13,7 @@ import tyro
 from pygpt import cli
 from pygpt.errors import InputError
 from pygpt.generate import Sampling, stream_text
-from pygpt.hardware import pick_device
+from pygpt.hardware import pick_device, use_physical_cores
 from pygpt.implementations import Implementations
 from pygpt.run import load_model
 from pygpt.tokenizer import load_tokenizer
@@ -57,6 +57,8 @@ def main() -> None:
     """The command."""
     config = cli.parse(SampleConfig, prog="python -m pygpt.sample")
     device = pick_device(config.device)
+    if device.type == "cpu":
+        use_physical_cores()
     impl = Implementations.parse(config.impl).resolve(device)
     sampling = Sampling(config.temperature, config.top_k, config.top_p)
     model, info, directory = load_model(config.run, impl=str(impl))

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from pygpt import checkpoint, cli, dry_run
+from pygpt import checkpoint, cli, compiling, dry_run
 from pygpt.config import NOT_STORED, TrainConfig, from_preset, from_toml, padded_vocab_size
 from pygpt.data import TokenDataset
 from pygpt.dataset_writer import prepare_stdlib
@@ -25,6 +25,7 @@ from pygpt.hardware import (
     peak_flops,
     pick_device,
     pick_dtype,
+    use_physical_cores,
 )
 from pygpt.implementations import Implementations
 from pygpt.memory import Plan
@@ -55,6 +56,7 @@ def main() -> None:
     device = pick_device(config.device)
     if device.type == "cpu":
         keep_freed_memory()
+        use_physical_cores()
     train_split, val_split = open_data(config)
     config = resolve(config, device, train_split)
     model_config = config.model(padded_vocab_size(train_split.tokenizer.n_vocab))
@@ -191,12 +193,18 @@ def resolve(config: TrainConfig, device: torch.device, train_split: TokenDataset
     """Replace every "auto" by what it means here; a resumed run finds it in its configuration."""
     dtype = pick_dtype(config.dtype, device, config.n_embd)
     impl = str(Implementations.parse(config.impl).resolve(device))
-    micro_batch = config.micro_batch
+    if config.micro_batch != "auto":
+        config.accumulation(config.micro_batch)  # refuses what does not divide
+    vocab_size = padded_vocab_size(train_split.tokenizer.n_vocab)
+    peak = peak_flops(device, getattr(torch, dtype))
+    config = compiling.decided(config, config.model(vocab_size), device.type, peak.flops)
+    plan = Plan.of(config, vocab_size, device.type, getattr(torch, dtype), impl)
+    plan.check_host(free_memory(torch.device("cpu")))
+    micro_batch, free = config.micro_batch, free_memory(device)
     if micro_batch == "auto":
-        vocab_size = padded_vocab_size(train_split.tokenizer.n_vocab)
-        plan = Plan.of(config, vocab_size, device.type, getattr(torch, dtype), impl)
-        micro_batch = plan.largest_micro_batch(free_memory(device))
-    config.accumulation(micro_batch)  # refuses what does not divide, before anything is built
+        micro_batch = plan.largest_micro_batch(free)
+    else:
+        plan.check_state(free)
     return dataclasses.replace(
         config,
         data=train_split.path.absolute(),
@@ -240,13 +248,11 @@ def conclude(
     say(console, f"\n{tokens:,} tokens; this start took {seconds:.0f} s")
     say(console, f"validation: {trainer.evaluation}")
     say(console, "\nWhat it writes:\n")
-    trainer.model.eval()
-    generator = torch.Generator(trainer.model.wte.weight.device).manual_seed(config.seed)
+    model = trainer.finish()
+    generator = torch.Generator(model.wte.weight.device).manual_seed(config.seed)
     tokenizer = load_tokenizer(val_split.tokenizer)
     console.file.write(config.prompt)
-    for text in stream_text(
-        trainer.model, tokenizer, config.prompt, SAMPLE_TOKENS, generator=generator
-    ):
+    for text in stream_text(model, tokenizer, config.prompt, SAMPLE_TOKENS, generator=generator):
         console.file.write(text)
         console.file.flush()
     say(

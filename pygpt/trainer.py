@@ -29,7 +29,8 @@ from pygpt.evaluation import Evaluation, Windows, evaluate
 from pygpt.hardware import Peak
 from pygpt.memory import ways_out
 from pygpt.model import GPT
-from pygpt.optim import build_optimizer, learning_rate
+from pygpt.offload import OffloadedUpdater
+from pygpt.optim import Updater, learning_rate
 from pygpt.run import Run
 
 logger = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ class Trainer:
         self._device = model.wte.weight.device
         self._dtype = getattr(torch, config.dtype)
         self._micro_batch = config.micro_batch
-        self._optimizer = build_optimizer(model, config)
+        self._updater = (OffloadedUpdater if config.offload_optimizer else Updater)(model, config)
         self._loss: Callable[[Tensor, Tensor], Tensor] = (
             torch.compile(model.loss) if config.compile else model.loss
         )
@@ -147,7 +148,9 @@ class Trainer:
         Raises:
             InputError: it is damaged, or of another model or tokenizer.
         """
-        state = checkpoint.load_training(path, self.model, self._optimizer, self._val.tokenizer)
+        updater = self._updater
+        state = checkpoint.load_training(path, updater.weights, updater.adamw, self._val.tokenizer)
+        updater.publish()
         self.step = state.step
 
     def train(self, observer: Observer, should_stop: Callable[[], bool]) -> None:
@@ -178,6 +181,11 @@ class Trainer:
             if stopping:
                 return
 
+    def finish(self) -> GPT:
+        """The trained model in fp32, on its device: there will be no further step."""
+        self._updater.release()
+        return self.model.eval()
+
     def launch_step(self) -> _Launched:
         """Run forward, backward and update of the next step; its figures stay on the device.
 
@@ -185,12 +193,8 @@ class Trainer:
             InputError: out of memory with one sequence at a time.
         """
         lr = learning_rate(self.step, self.config)
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
         loss = self._gradients()
-        norm = self._clip()
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        norm = self._updater.step(lr)
         return _Launched(self.step + 1, loss, norm, lr)
 
     def _gradients(self) -> Tensor:
@@ -221,16 +225,19 @@ class Trainer:
         return loss
 
     def _halve_micro_batch(self, reason: str) -> None:
-        self._optimizer.zero_grad(set_to_none=True)
+        self._updater.zero_grad()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        before, sequences = self._micro_batch, self.config.batch_sequences()
+        config, before = self.config, self._micro_batch
+        sequences = config.batch_sequences()
         if before == 1:
             raise InputError(
                 f"out of memory at step {self.step + 1} with one sequence at a time ({reason}); "
-                f"{ways_out(self.config.checkpoint_activations)}"
+                f"{ways_out(config)}"
             )
         self._micro_batch = max(n for n in range(1, before // 2 + 1) if sequences % n == 0)
+        self.config = dataclasses.replace(config, micro_batch=self._micro_batch)
+        self.run.write_config(self.config)  # --resume begins with what fitted
         logger.warning(
             "out of memory at step %d with micro-batches of %d sequences (%s); from here on "
             "%d × %d: the batch of a step stays the same",
@@ -240,14 +247,6 @@ class Trainer:
             sequences // self._micro_batch,
             self._micro_batch,
         )
-
-    def _clip(self) -> Tensor:
-        """Scale the gradient down to grad_clip; return its norm before."""
-        parameters = list(self.model.parameters())
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self.config.grad_clip:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.grad_clip, norm)
-        return norm
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets of a step on the device, each (sequences, block_size)."""
@@ -335,7 +334,11 @@ class Trainer:
     def _save(self, val_loss: float | None) -> None:
         state = checkpoint.TrainerState(self.step, val_loss)
         path = checkpoint.save(
-            self.run.checkpoints, self.model, self._optimizer, self._val.tokenizer, state
+            self.run.checkpoints,
+            self._updater.weights,
+            self._updater.adamw,
+            self._val.tokenizer,
+            state,
         )
         checkpoint.prune(self.run.checkpoints, self.config.keep_checkpoints)
         self._observer.on_checkpoint(path)

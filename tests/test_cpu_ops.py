@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pygpt import cpu_gelu, cpu_ops, ops
+from pygpt import cpu_attention, cpu_gelu, cpu_ops, ops
 from tests.parity import assert_close_as_eager, check_parity
 
 levels = pytest.mark.parametrize("level", cpu_ops.levels())
@@ -176,11 +176,105 @@ def test_gelu_in_torch() -> None:
     assert torch.equal(compiled(x, bias, impl="native"), ops.gelu(x, bias, impl="native"))
     with pytest.raises(RuntimeError, match="no second derivative"):
         torch.autograd.grad(ops.gelu(x, bias, impl="native").sum(), x, create_graph=True)
-    with pytest.raises(ValueError, match="impl='native' takes float32 and bfloat16"):
+    with pytest.raises(ValueError, match="impl='native' takes float32, bfloat16, not"):
         ops.gelu(x.double(), impl="native")
-    with pytest.raises(ValueError, match="and 'none'; take impl='eager'"):
+    with pytest.raises(ValueError, match="takes approximate='tanh'; take impl='eager'"):
         ops.gelu(x, impl="native", approximate="none")
     assert ops.gelu(x.double()).dtype == torch.float64  # auto is eager here
+
+
+# --- attention ------------------------------------------------------------------------------------
+
+
+def _check_attention(level: str, qkv: Tensor, n_head: int) -> None:
+    check_parity(
+        lambda qkv: cpu_attention.attention(qkv, n_head, level=level),
+        lambda qkv: ops.attention(qkv, n_head, impl="eager"),
+        [qkv],
+    )
+
+
+@levels
+@pytest.mark.parametrize(
+    ("shape", "n_head"),
+    [((2, 64, 96), 1), ((3, 1, 96), 2), ((1, 77, 120), 1), ((2, 130, 384), 2), ((0, 4, 96), 1)],
+)
+def test_attention(shape: tuple[int, ...], n_head: int, level: str) -> None:
+    _check_attention(level, torch.randn(shape).bfloat16(), n_head)
+    # Scores of up to a hundred, of which bf16 would keep three digits.
+    _check_attention(level, (3 * torch.randn(shape)).bfloat16(), n_head)
+
+
+@levels
+def test_attention_in_groups_of_heads(monkeypatch: pytest.MonkeyPatch, level: str) -> None:
+    qkv, dy = torch.randn(2, 40, 3 * 64).bfloat16(), torch.randn(2, 40, 64).bfloat16()
+    at_once = torch.ops.pygpt.attention_native_backward(dy, qkv, 4, level)
+    monkeypatch.setattr(cpu_attention, "GROUP_SCORES", 3 * 40 * 40)  # 8 heads by 3, 3 and 2
+    assert torch.equal(torch.ops.pygpt.attention_native_backward(dy, qkv, 4, level), at_once)
+
+
+@levels
+def test_attention_of_any_layout(level: str) -> None:
+    buffer = torch.randn(2, 60, 200).bfloat16()
+    _check_attention(level, buffer[:, 5:38, 3:195], 2)
+    _check_attention(level, buffer.transpose(1, 2)[:, :, :48], 2)
+
+
+@levels
+def test_nan_reaches_all_that_see_it_and_nothing_else(level: str) -> None:
+    qkv, dy = torch.randn(1, 50, 96).bfloat16(), torch.randn(1, 50, 32).bfloat16()
+    qkv[0, 20, 0] = float("nan")  # a query: its own row of scores
+    dq, dk, dv = torch.ops.pygpt.attention_native_backward(dy, qkv, 1, level)[0].chunk(3, dim=1)
+    assert dq[20].isnan().all()
+    assert dq[:20].isfinite().all()
+    assert dq[21:].isfinite().all()
+    assert dk[:21].isnan().any(dim=1).all()
+    assert dv[:21].isnan().all()
+    assert dv[32:].isfinite().all()  # no vector of keys of which some are seen reaches there
+
+
+@levels
+def test_attention_threads_do_not_matter(level: str) -> None:
+    qkv, dy = torch.randn(2, 300, 3 * 64).bfloat16(), torch.randn(2, 300, 64).bfloat16()
+    scores, gradient = torch.randn(4, 304, 304), torch.randn(4, 304, 304).bfloat16()
+    threads = torch.get_num_threads()
+    results = []
+    for count in (1, 2, 3, 4):
+        torch.set_num_threads(count)
+        weights, dscores = torch.full_like(gradient, float("nan")), gradient.clone()
+        cpu_ops.attention_backward_rows(scores.clone(), weights, dscores, scale=0.1, level=level)
+        results.append((weights, dscores))
+    torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(map(torch.equal, results[0], other))
+    once, twice = (torch.ops.pygpt.attention_native_backward(dy, qkv, 2, level) for _ in range(2))
+    assert torch.equal(once, twice)
+
+
+def test_attention_in_torch() -> None:
+    qkv = torch.randn(2, 24, 96).bfloat16().requires_grad_()
+    torch.library.opcheck(torch.ops.pygpt.attention_native.default, (qkv, 2, ""))
+    compiled = torch.compile(ops.attention, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(qkv, 2, impl="native"), ops.attention(qkv, 2, impl="native"))
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(ops.attention(qkv, 2, impl="native").sum(), qkv, create_graph=True)
+    precision = torch.backends.mkldnn.matmul.fp32_precision
+    ops.attention(qkv, 2, impl="native").sum().backward()
+    assert torch.backends.mkldnn.matmul.fp32_precision == precision
+
+
+def test_wrong_tiles_of_attention() -> None:
+    scores, weights = torch.randn(2, 16, 16), torch.randn(2, 16, 16).bfloat16()
+    call = cpu_ops.attention_backward_rows
+    call(scores, weights, weights.clone(), scale=1.0)
+    with pytest.raises(ValueError, match=r"scores must be \(2, 16, 16\), torch.float32"):
+        call(weights, weights, weights, scale=1.0)
+    with pytest.raises(ValueError, match="gradient must be .* stride"):
+        call(scores, weights, weights.mT, scale=1.0)
+    with pytest.raises(ValueError, match="15 positions are no multiple of 16"):
+        call(*(x[:, :15, :15].contiguous() for x in (scores, weights, weights)), scale=1.0)
+    with pytest.raises(ValueError, match=r"scale must be above 0, got 0.0"):
+        call(scores, weights, weights, scale=0.0)
 
 
 # --- errors and levels ----------------------------------------------------------------------------

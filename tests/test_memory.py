@@ -15,12 +15,15 @@ from torch.autograd.profiler import profile
 from pygpt import dataset_writer, train
 from pygpt.config import GPTConfig, TrainConfig, from_preset
 from pygpt.corpus import TextFiles
+from pygpt.data import TokenDataset
 from pygpt.errors import InputError
+from pygpt.evaluation import evaluate
 from pygpt.hardware import CARDS, free_memory, named_card
 from pygpt.implementations import Implementations
-from pygpt.memory import CPU_TOKENS, HEADROOM, Plan, estimate
+from pygpt.memory import CONTEXT_BYTES, CPU_TOKENS, Plan, estimate
 from pygpt.model import GPT
-from pygpt.optim import build_optimizer
+from pygpt.offload import OffloadedUpdater
+from pygpt.optim import Updater
 from pygpt.roofline import mfu_bound, step_bound
 from pygpt.run import Run
 from tests.parity import gpu
@@ -44,9 +47,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def peak_bytes(model: GPT, micro_batch: int, dtype: torch.dtype, compiled: bool) -> int:
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("data") / "source"
+    sources = Path(train.__file__).parent
+    dataset_writer.prepare(TextFiles((sources / "model.py", sources / "train.py")), out, "bytes")
+    return out
+
+
+def peak_bytes(
+    model: GPT, micro_batch: int, dtype: torch.dtype, compiled: bool, offload: bool
+) -> int:
     """The most bytes of tensors alive in a training step of two micro-batches, state included."""
-    optimizer = build_optimizer(model, TrainConfig())
+    updater = (OffloadedUpdater if offload else Updater)(model, TrainConfig())
     shape = (2, micro_batch, model.config.block_size)
     inputs, targets = torch.randint(model.config.vocab_size, (2, *shape))
     loss_of = torch.compile(model.loss) if compiled else model.loss
@@ -56,15 +69,28 @@ def peak_bytes(model: GPT, micro_batch: int, dtype: torch.dtype, compiled: bool)
             with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
                 loss = loss_of(x, y)
             loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        updater.step(1e-3)
 
-    step()  # from here on there are AdamW's moments
-    moments = [t for state in optimizer.state.values() for t in state.values()]
-    live: int = sum(t.nbytes for t in [*model.parameters(), *moments, inputs, targets])
+    if compiled:
+        step()
+    return peak_of(step, live_tensors(model, updater) + inputs.nbytes + targets.nbytes)
+
+
+def live_tensors(model: GPT, updater: Updater) -> int:
+    """Bytes of all that is there between two steps."""
+    tensors: list[Tensor] = list(model.parameters())
+    tensors += [t for state in updater.adamw.state.values() for t in state.values()]
+    if isinstance(updater, OffloadedUpdater):
+        tensors += [*updater.weights.parameters(), *updater._sums.values()]
+        tensors += [slot._memory for slot in updater._slots]
+    return sum(t.nbytes for t in tensors)
+
+
+def peak_of(call: Callable[[], object], live: int) -> int:
+    """The most bytes of tensors alive during `call`, which begins with `live` of them."""
     peak = live
     with profile(use_kineto=True, profile_memory=True) as recorded:
-        step()
+        call()
     allocations = [e for e in recorded.kineto_results.events() if e.name() == "[memory]"]
     for event in sorted(allocations, key=lambda event: event.start_ns()):
         live += event.nbytes()
@@ -77,7 +103,13 @@ def assert_estimated(config: GPTConfig, micro_batch: int, impl: str, **choice: A
     resolved = Implementations.parse(impl).resolve(CPU)
     model = GPT(config, resolved, checkpoint_activations=choice["checkpointing"])
     expected = estimate(config, micro_batch, device="cpu", impl=resolved, **choice)
-    measured = peak_bytes(model, micro_batch, choice["dtype"], choice.get("compiled", False))
+    measured = peak_bytes(
+        model,
+        micro_batch,
+        choice["dtype"],
+        choice.get("compiled", False),
+        choice.get("offload", False),
+    )
     assert expected.total - expected.state == pytest.approx(measured - expected.state, rel=0.1)
 
 
@@ -92,31 +124,32 @@ def test_estimate_is_within_ten_percent(
 
 
 @gpu
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("impl", ["eager", "auto"])
-def test_gpu_estimate_is_within_ten_percent(impl: str, checkpointing: bool) -> None:
+@pytest.mark.parametrize(
+    ("impl", "checkpointing", "offload"),
+    [("eager", False, False), ("auto", False, False), ("auto", True, False), ("auto", False, True)],
+)
+def test_gpu_estimate_is_within_ten_percent(impl: str, checkpointing: bool, offload: bool) -> None:
     config, micro_batch, device = GPTConfig(n_layer=4), 4, torch.device("cuda")
     resolved = Implementations.parse(impl).resolve(device)
     expected = estimate(
         config, micro_batch, device="cuda", dtype=torch.bfloat16, impl=resolved,
-        checkpointing=checkpointing,
+        checkpointing=checkpointing, offload=offload,
     )  # fmt: skip
     square = torch.randn(512, 512, device=device)
     for operand in (square, square.bfloat16()):
         operand @ operand  # cuBLAS's own memory is not the step's
     before = torch.cuda.memory_allocated()
     model = GPT(config, resolved, checkpoint_activations=checkpointing).to(device)
-    optimizer = build_optimizer(model, TrainConfig())
+    updater = (OffloadedUpdater if offload else Updater)(model, TrainConfig())
     ids = torch.randint(config.vocab_size, (2, 2, micro_batch, config.block_size), device=device)
-    for _ in range(2):  # from the second step on there are AdamW's moments
+    for _ in range(2):  # the first one compiles
         torch.cuda.reset_peak_memory_stats()
         for x, y in ids:
             with torch.autocast("cuda", torch.bfloat16):
                 loss = model.loss(x, y)
             loss.backward()  # type: ignore[no-untyped-call]
             del loss
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        updater.step(1e-3)
     measured = torch.cuda.max_memory_allocated() - before
     assert expected.total - expected.state == pytest.approx(measured - expected.state, rel=0.1)
 
@@ -128,11 +161,52 @@ def test_estimate_with_dropout_is_within_ten_percent(dtype: torch.dtype) -> None
     assert_estimated(config, micro_batch, "auto", dtype=dtype, checkpointing=False)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("impl", ["eager", "auto"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_estimate_with_the_optimizer_on_the_host_is_within_ten_percent(
+    shape: str, impl: str, checkpointing: bool
+) -> None:
+    assert_estimated(
+        *SHAPES[shape], impl, dtype=torch.bfloat16, checkpointing=checkpointing, offload=True
+    )
+
+
+@pytest.mark.parametrize("offload", [False, True])
+def test_the_state_is_known_to_the_byte(offload: bool) -> None:
+    config = SHAPES["context, biases"][0]
+    resolved = Implementations.parse("auto").resolve(CPU)
+    model = GPT(config)
+    updater = (OffloadedUpdater if offload else Updater)(model, TrainConfig())
+    gradients = 0 if offload else sum(p.nbytes for p in model.parameters())
+    steps = 4 * len(updater.adamw.state)  # AdamW's own count, a number beside each parameter
+    on_cpu, on_gpu = (
+        estimate(config, 1, device=each, dtype=torch.bfloat16, impl=resolved, offload=offload)
+        for each in ("cpu", "cuda")
+    )
+    assert on_cpu.state == live_tensors(model, updater) + gradients - steps
+    copy_for_checkpoint = 4 * config.n_params() if offload else 0
+    assert on_gpu.state + on_gpu.host == on_cpu.state + copy_for_checkpoint
+
+
+@pytest.mark.parametrize("offload", [False, True])
+def test_a_step_of_the_optimizer_allocates_next_to_nothing(offload: bool) -> None:
+    model = GPT(SHAPES["layers"][0])
+    updater = (OffloadedUpdater if offload else Updater)(model, TrainConfig())
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    # The first step, in which AdamW would otherwise make its moments.
+    assert peak_of(lambda: updater.step(1e-3), 0) < 64 << 10
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("impl", "checkpointing"), [("eager", False), ("eager", True), ("auto", True)]
+    ("impl", "checkpointing", "offload"),
+    [("eager", False, False), ("eager", True, False), ("auto", True, False), ("auto", True, True)],
 )
-def test_estimate_of_a_compiled_step_is_within_ten_percent(impl: str, checkpointing: bool) -> None:
+def test_estimate_of_a_compiled_step_is_within_ten_percent(
+    impl: str, checkpointing: bool, offload: bool
+) -> None:
     torch.compiler.reset()  # the graphs of earlier cases count towards a limit
     config, micro_batch = SHAPES["layers" if checkpointing else "vocabulary"]
     assert_estimated(
@@ -141,8 +215,32 @@ def test_estimate_of_a_compiled_step_is_within_ten_percent(impl: str, checkpoint
         impl,
         dtype=torch.bfloat16,
         checkpointing=checkpointing,
+        offload=offload,
         compiled=True,
     )
+
+
+@pytest.mark.parametrize("impl", ["eager", "auto"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_evaluation_takes_less_than_training(
+    data: Path, dtype: torch.dtype, impl: str, checkpointing: bool
+) -> None:
+    shape, micro_batch = GPTConfig(32, 320, n_layer=2, n_head=2, n_embd=64), 4
+    model = GPT(shape, impl, checkpoint_activations=checkpointing)
+    live = sum(p.nbytes for p in model.parameters())
+    val = TokenDataset(data, "val")
+    evaluating = peak_of(
+        lambda: evaluate(
+            model,
+            val,
+            batch_size=micro_batch,
+            autocast=torch.autocast("cpu", dtype, enabled=dtype != torch.float32),
+        ),
+        live,
+    )
+    assert evaluating > live
+    assert evaluating < peak_bytes(model, micro_batch, dtype, compiled=False, offload=False)
 
 
 # --- recomputation --------------------------------------------------------------------------------
@@ -179,7 +277,8 @@ def test_recomputed_activations_change_no_bit(seed: int, dropout: float, compile
 def plan(preset: str = "gpt2", **fields: Any) -> Plan:
     config = dataclasses.replace(from_preset(preset), **fields)
     impl = str(Implementations.parse("auto").resolve(torch.device("cuda")))
-    return Plan.of(config, 50304, "cuda", torch.bfloat16, impl)
+    dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
+    return Plan.of(config, 50304, "cuda", dtype, impl)
 
 
 def test_largest_micro_batch_fits_and_the_next_does_not(seed: int) -> None:
@@ -187,13 +286,13 @@ def test_largest_micro_batch_fits_and_the_next_does_not(seed: int) -> None:
     for _ in range(20):
         sequences = draw.randrange(1, 400)
         of_run = plan(batch_tokens=1024 * sequences, checkpoint_activations=draw.random() < 0.5)
-        free = int(of_run.estimate(1).total / HEADROOM * draw.uniform(1.01, 20))
+        free = int(of_run.estimate(1).planned * draw.uniform(1.01, 20))
         chosen = of_run.largest_micro_batch(free)
         divisors = [n for n in range(1, sequences + 1) if sequences % n == 0]
         assert chosen in divisors
-        assert of_run.estimate(chosen).total <= HEADROOM * free
+        assert of_run.estimate(chosen).planned <= free
         larger = [n for n in divisors if n > chosen]
-        assert not larger or of_run.estimate(larger[0]).total > HEADROOM * free
+        assert not larger or of_run.estimate(larger[0]).planned > free
 
 
 def test_a_cpu_takes_no_more_tokens_than_pay() -> None:
@@ -201,12 +300,19 @@ def test_a_cpu_takes_no_more_tokens_than_pay() -> None:
     assert on_cpu.largest_micro_batch(2**50) * 1024 == CPU_TOKENS
 
 
+BOTH = "--checkpoint-activations --offload-optimizer"
+
+
 @pytest.mark.parametrize(
     ("preset", "gib", "fields", "message"),
     [
-        ("gpt2", 2.85, {}, r"GiB are missing\. It fits with --checkpoint-activations$"),
-        ("gpt2", 2.66, {}, r"It fits with --checkpoint-activations --block-size \d+$"),
-        ("gpt2-xl", 12, {}, r"Weights, gradients and AdamW alone are 23\.21 GiB: only a smaller"),
+        ("gpt2", 2.75, {}, r"GiB are missing\. It fits with --checkpoint-activations$"),
+        ("gpt2-large", 12, {}, r"GiB are missing\. It fits with --offload-optimizer$"),
+        ("gpt2-xl", 11.25, {}, rf"GiB are missing\. It fits with {BOTH}$"),
+        ("gpt2-xl", 11.25, {"checkpoint_activations": True}, rf"It fits with {BOTH}$"),
+        ("gpt2-xl", 10.2, {}, rf"It fits with {BOTH} --block-size \d+$"),
+        ("gpt2-xl", 8, {}, rf"AdamW take 8\.86 GiB with {BOTH}: only a smaller model"),
+        ("gpt2-xl", 12, {"dtype": "float32"}, r"take 23\.21 GiB with --checkpoint-activations: "),
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_would(
@@ -214,6 +320,36 @@ def test_what_does_not_fit_is_refused_with_what_would(
 ) -> None:
     with pytest.raises(InputError, match=message):
         plan(preset, **fields).largest_micro_batch(int(gib * 2**30))
+
+
+@pytest.mark.parametrize(
+    ("preset", "flags", "micro_batch"),
+    [
+        ("gpt2-medium", {}, 4),
+        ("gpt2-large", {"offload_optimizer": True}, 2),
+        ("gpt2-xl", {"offload_optimizer": True, "checkpoint_activations": True}, 2),
+    ],
+)
+def test_gpt2_up_to_xl_fits_into_twelve_gib(
+    preset: str, flags: dict[str, bool], micro_batch: int
+) -> None:
+    card = named_card("RTX 4070")
+    of_run = plan(preset, **flags)
+    assert of_run.largest_micro_batch(card.memory - CONTEXT_BYTES) == micro_batch
+
+
+def test_state_that_can_not_fit_is_refused_whatever_the_micro_batch() -> None:
+    of_run = plan("gpt2-large", micro_batch=1)
+    of_run.check_state(of_run.estimate(1).state)
+    with pytest.raises(InputError, match="It fits with --offload-optimizer"):
+        of_run.check_state(of_run.estimate(1).state - 1)
+
+
+def test_machine_without_room_for_the_optimizer_is_refused() -> None:
+    of_run = plan("gpt2-xl", offload_optimizer=True)
+    of_run.check_host(32 << 30)
+    with pytest.raises(InputError, match=r"takes 23\.81 GiB of the machine's memory, .* 7\.81 "):
+        of_run.check_host(16 << 30)
 
 
 def test_free_memory_of_this_machine_is_positive() -> None:
@@ -249,14 +385,6 @@ TINY = [
     "--dtype",
     "float32",
 ]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("data") / "source"
-    sources = Path(train.__file__).parent
-    dataset_writer.prepare(TextFiles((sources / "model.py", sources / "train.py")), out, "bytes")
-    return out
 
 
 @pytest.fixture
@@ -324,6 +452,11 @@ def test_parts_of_the_bound_are_those_counted_by_hand() -> None:
     again = step_bound(config, card, micro_batch=8, batch_tokens=2**19, checkpointing=True)
     assert again["block GEMMs"] == pytest.approx(4 / 3 * bound["block GEMMs"])
     assert again["head GEMMs"] == bound["head GEMMs"]
+    offloaded = step_bound(config, card, micro_batch=8, batch_tokens=2**19, offload=True)
+    # AdamW and the copy of its result: 32 bytes a parameter and up to 4 through 40 GB/s.
+    seconds = offloaded["optimizer"] * 2**19
+    assert 32 < seconds / config.n_params() * 40e9 < 32 + 4 + 16 / 504 * 40
+    assert offloaded["weight handling"] < bound["weight handling"]
 
 
 def test_a_card_is_found_by_its_longest_name() -> None:
@@ -351,7 +484,7 @@ def test_dry_run_for_a_card_writes_and_needs_nothing(
     text = capsys.readouterr().out
     assert "vocabulary 50,304 (GPT-2's, assumed" in text
     assert "58.3 TFLOP/s bf16, 12 GiB, 504 GB/s (data sheet)" in text
-    assert "--checkpoint-activations" in text
+    assert "the bound is highest with no flag" in text
 
 
 def test_dry_run_for_this_machine(
@@ -361,15 +494,47 @@ def test_dry_run_for_this_machine(
     dry_run(monkeypatch, tmp_path, "--preset", "stdlib-cpu", "--device", "cpu", *batch)
     text = capsys.readouterr().out
     assert "vocabulary 320:" in text
-    assert "8 × 2 times a step" in text
+    assert row(text, "sequences at once") == ["8", "8"]
+    assert row(text, "times a step") == ["2", "2"]
 
 
-def test_dry_run_says_what_does_not_fit(
+@pytest.mark.parametrize(
+    ("preset", "fits", "advice"),
+    [
+        ("gpt2-large", ["no", "no", "yes", "yes"], "with --offload-optimizer."),
+        ("gpt2-xl", ["no", "no", "no", "yes"], f"with {BOTH}."),
+    ],
+)
+def test_dry_run_names_the_flags_with_which_it_fits(
+    preset: str,
+    fits: list[str],
+    advice: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    dry_run(monkeypatch, tmp_path, "--preset", preset, "--card", "RTX 4070")
+    text = capsys.readouterr().out
+    assert row(text, "fits") == fits
+    assert f"the bound is highest {advice}" in text
+    assert max(len(line) for line in text.splitlines() if line[0] in "│┃") <= 80
+
+
+def test_dry_run_says_that_nothing_fits(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    dry_run(monkeypatch, tmp_path, "--preset", "gpt2-xl", "--card", "RTX 4070")
-    row = next(line for line in capsys.readouterr().out.splitlines() if "of free memory" in line)
-    assert row.count("no") == 2
+    dry_run(
+        monkeypatch, tmp_path, "--preset", "gpt2-xl", "--card", "RTX 4060", "--dtype", "float32"
+    )
+    text = capsys.readouterr().out
+    assert row(text, "fits") == ["no", "no"]
+    assert "Nothing here fits" in text
+
+
+def row(text: str, name: str) -> list[str]:
+    """The cells of the table's row `name`."""
+    line = next(line for line in text.splitlines() if line.startswith(f"│ {name} "))
+    return [cell.strip() for cell in line.strip("│").split("│")[1:]]
 
 
 def test_a_card_without_a_dry_run_is_refused() -> None:

@@ -113,8 +113,8 @@ def test_triton_on_a_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_unknown_implementation_is_refused() -> None:
-    with pytest.raises(InputError, match="attention has no implementation 'native'; it has auto"):
-        select("attention", "native", CPU)
+    with pytest.raises(InputError, match="layer_norm has no implementation 'native'; it has auto"):
+        select("layer_norm", "native", CPU)
 
 
 # --- bad input ------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_dropout_runs_eager_with_one_notice(caplog: pytest.LogCaptureFixture) ->
             torch.manual_seed(0)
             dropped = ops.attention(qkv, 2, dropout=0.5, impl="triton")
     assert [record.message for record in caplog.records] == [
-        "attention: dropout > 0 has no Triton kernel; it runs as impl='eager'"
+        "attention: impl='triton' has no dropout; it runs as impl='eager'"
     ]
     torch.manual_seed(0)
     assert torch.equal(dropped, ops.attention(qkv, 2, dropout=0.5, impl="eager"))

@@ -173,6 +173,50 @@ void test_gelu(Level level, std::mt19937& random, std::int64_t rows, std::int64_
     }
 }
 
+// Against double, in buffers of exactly their size, the scores as large as bf16 makes them matter.
+void test_attention(Level level, std::mt19937& random, std::int64_t heads, std::int64_t positions) {
+    std::normal_distribution<float> normal(0, 30);
+    const std::int64_t size = heads * positions * positions;
+    std::vector<float> scores(size);
+    std::vector<BFloat16> upstream(size);
+    for (float& score : scores) score = normal(random);
+    for (BFloat16& value : upstream) value = to_bfloat16(normal(random));
+    const float scale = 0.25f;
+    const float unit = 1.0 / 256;
+    std::vector<BFloat16> of_one_thread;
+    for (int threads : {1, 3}) {
+        std::vector<float> scratch = scores;
+        std::vector<BFloat16> weights(size, to_bfloat16(NAN)), gradient = upstream;
+        attention_backward_rows(
+            {scratch.data(), weights.data(), gradient.data(), heads, positions, scale}, threads,
+            level);
+        if (threads == 1) of_one_thread = gradient;
+        expect(gradient == of_one_thread, "the same gradient with 3 threads");
+        for (std::int64_t row = 0; row < heads * positions; ++row) {
+            const std::int64_t first = row * positions, seen = row % positions + 1;
+            double highest = -INFINITY, sum = 0, mean = 0;
+            for (std::int64_t i = 0; i < seen; ++i) {
+                highest = std::max(highest, double(scores[first + i]));
+            }
+            const auto weight = [&](std::int64_t i) {
+                return std::exp((scores[first + i] - highest) * scale);
+            };
+            for (std::int64_t i = 0; i < seen; ++i) sum += weight(i);
+            for (std::int64_t i = 0; i < seen; ++i) {
+                mean += weight(i) / sum * to_float(upstream[first + i]);
+            }
+            for (std::int64_t i = 0; i < positions; ++i) {
+                const double w = i < seen ? weight(i) / sum : 0;
+                const double ds = w * (to_float(upstream[first + i]) - mean) * scale;
+                expect(std::fabs(to_float(weights[first + i]) - w) <= unit * w, "attention's weights");
+                // The difference of two numbers near 100, each good to fp32.
+                expect(std::fabs(to_float(gradient[first + i]) - ds) <= unit * std::fabs(ds) + 1e-4 * w,
+                       "attention's gradient");
+            }
+        }
+    }
+}
+
 void test_levels() {
     bool refused = false;
     try {
@@ -206,6 +250,7 @@ int main() {
             test_gelu<float>(level, random, 150, width);
             test_gelu<BFloat16>(level, random, 150, width);
         }
+        for (std::int64_t positions : {16, 48, 208}) test_attention(level, random, 3, positions);
         for (std::int64_t size : {1, 15, 17, 600001}) test_accumulate(level, random, size);
     }
     std::cout << (failures ? "failures: " + std::to_string(failures) : "cpu ops: all passed") << "\n";
