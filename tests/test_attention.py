@@ -125,6 +125,21 @@ def test_causality() -> None:
     assert not torch.equal(before[:, 40:], after[:, 40:])
 
 
+def test_products_of_fp32_take_tf32_where_torch_may() -> None:
+    from pygpt.kernels.attention import _constants
+
+    qkv = torch.randn(1, 2, 96)
+    before = torch.get_float32_matmul_precision()
+    found = []
+    try:
+        for setting in ("highest", "high"):
+            torch.set_float32_matmul_precision(setting)
+            found += [_constants(x, 32)["PRECISION"] for x in (qkv, qkv.half())]
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert found == ["ieee", "ieee", "tf32", "ieee"]
+
+
 def test_head_too_large_is_refused() -> None:
     with pytest.raises(ValueError, match="head sizes 1 to 128 and this is 160.*impl='eager'"):
         ops.attention(torch.ones(1, 2, 480, device=DEVICE), 1, impl="triton")

@@ -84,6 +84,14 @@ def test_auto_where_triton_cannot_run_is_eager_with_one_notice(
         cached.cache_clear()
 
 
+def test_asking_whether_triton_runs_is_no_graph_break() -> None:
+    def halve_where_it_runs(x: Tensor) -> Tensor:
+        return x / 2 if implementations._triton_runs(x.device) else x
+
+    compiled = torch.compile(halve_where_it_runs, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(_ones(3)), _ones(3) / 2)
+
+
 def test_auto_on_a_cpu_goes_by_its_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
     fastest = {"cuda": "triton", "generic": "native"}
     monkeypatch.setitem(implementations._FASTEST, "gelu", fastest)
