@@ -165,11 +165,16 @@ def _forms(
         ]
     if op == "cross_entropy":
         return cross_entropy._cross_entropy_kernel, _cross_entropy_forms(dtype)
-    x = torch.empty(256, 3072, dtype=dtype)
-    biases = (torch.empty(3072), None)
+    x, bias = torch.empty(256, 3072, dtype=dtype), torch.empty(3072)
     if op == "gelu_forward":
-        return gelu._forward_kernel, [lambda b=b: gelu._gelu(x, b, "tanh") for b in biases]
-    return gelu._backward_kernel, [lambda b=b: gelu._gelu_backward(x, x, b, "tanh") for b in biases]
+        return gelu._forward_kernel, [
+            lambda: gelu._gelu(x, bias, "tanh"),
+            lambda: gelu._gelu(x, None, "tanh"),
+        ]
+    return gelu._backward_kernel, [
+        lambda: gelu._gelu_backward(x, x, bias, "tanh"),
+        lambda: gelu._gelu_backward(x, x, None, "tanh"),
+    ]
 
 
 def _attention_forms(

@@ -46,11 +46,14 @@ def _implementation(impl: str, n_head: int) -> Callable[..., Tensor]:
         return ops.attention(qkv, n_head, impl="eager")
 
     def eager(qkv: Tensor) -> Tensor:
-        q, k, v = (part.unflatten(2, (n_head, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=2))
-        future = torch.ones(2 * (q.size(2),), dtype=torch.bool, device=q.device).triu(1)
-        scores = q @ k.transpose(2, 3) * q.size(3) ** -0.5
+        B, T, packed = qkv.shape
+        D = packed // (3 * n_head)
+        q, k, v = qkv.view(B, T, 3, n_head, D).permute(2, 0, 3, 1, 4)
+        future = torch.ones(T, T, dtype=torch.bool, device=qkv.device).triu(1)
+        scores = q @ k.transpose(2, 3) * D**-0.5
         weights = scores.masked_fill(future, -torch.inf).softmax(dim=3)
-        return (weights @ v).transpose(1, 2).flatten(2)
+        y: Tensor = weights @ v
+        return y.transpose(1, 2).flatten(2)
 
     def triton(qkv: Tensor) -> Tensor:
         return ops.attention(qkv, n_head, impl="triton")

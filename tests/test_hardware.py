@@ -12,7 +12,7 @@ CUDA_1 = torch.device("cuda:1")
 
 
 def test_the_picked_card_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    current = []
+    current: list[torch.device] = []
     monkeypatch.setattr(torch, "empty", lambda size, device: None)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
     assert pick_device("cuda:1") == CUDA_1
