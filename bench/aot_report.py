@@ -12,7 +12,7 @@ Registers and stack are read from the compiled code by the cuobjdump inside the 
 exit status is 1 if an entry passes its card's limits, or spills or leaves room for less than two
 programs per SM without giving its reason.
 
-Linux only; TRITON_INTERPRET must not be set. The whole table takes ten minutes on two cores.
+Linux only; TRITON_INTERPRET must not be set. The whole table takes five minutes on two cores.
 """
 
 from __future__ import annotations
