@@ -3,18 +3,23 @@
 Run: ``python bench/aot_report.py [--arch sm_89] [--op attention] [--dtype bfloat16]``
 
 Each entry is launched by its own launcher on small CPU tensors, with a driver that claims the
-card's architecture and compiles instead of launching: what is reported is exactly what a card
-would run, strides, constants and alignment included. Registers and stack are read from the compiled
-code by the cuobjdump inside the triton wheel. The exit status is 1 if an entry passes its card's
-limits, or spills or leaves room for less than two programs per SM without giving its reason.
+card's architecture and compiles instead of launching: strides, constants and alignment are those of
+a GPT-2 on a card. An entry of a width class is compiled for GPT-2's width of that class, and every
+entry in all the forms that a GPT takes it in: with bias and residual and without, in TF32 and
+exact. Reported is the most that any of them uses.
 
-Linux only; TRITON_INTERPRET must not be set. The whole table takes a few minutes on two cores.
+Registers and stack are read from the compiled code by the cuobjdump inside the triton wheel. The
+exit status is 1 if an entry passes its card's limits, or spills or leaves room for less than two
+programs per SM without giving its reason.
+
+Linux only; TRITON_INTERPRET must not be set. The whole table takes five minutes on two cores.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import multiprocessing
 import os
 import re
@@ -32,6 +37,7 @@ import triton
 import tyro
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
@@ -56,10 +62,13 @@ CARDS = {
 }
 DTYPES = {16: ("float16", "bfloat16"), 32: ("float32",)}
 
+GPT2_WIDTHS = {512: 384, 1024: 768, 2048: 1600}
+"""Of the width classes that a preset's n_embd belongs to without filling it: that n_embd."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One compiled entry."""
+    """One compiled entry: the most that any of its forms uses."""
 
     key: launch.Key
     launch: launch.Launch
@@ -141,65 +150,112 @@ def _compiling(kernel: JITFunction, key: launch.Key, entry: launch.Launch) -> It
         yield compiled
 
 
-def _call(op: str, size: int, dtype: torch.dtype) -> tuple[JITFunction, Callable[[], object]]:
-    """The kernel of `op`, and a call of its launcher, as a GPT makes it, for the class `size`."""
+def _forms(
+    op: str, size: int, dtype: torch.dtype
+) -> tuple[JITFunction, list[Callable[[], object]]]:
+    """The kernel of `op`, and calls of its launcher as a GPT makes them, for the class `size`."""
+    if op.startswith("attention"):
+        return _attention_forms(op, size, dtype)
+    if op.startswith("layer_norm"):
+        return _layer_norm_forms(op, GPT2_WIDTHS.get(size, size), dtype)
+    if op == "decode_attention":
+        q, cache = (torch.empty(2, length, 2 * size, dtype=dtype) for length in (1, 256))
+        return decode_attention._kernel, [
+            lambda: decode_attention._decode_attention(q, cache, cache, 2)
+        ]
+    if op == "cross_entropy":
+        return cross_entropy._cross_entropy_kernel, _cross_entropy_forms(dtype)
+    x, bias = torch.empty(256, 3072, dtype=dtype), torch.empty(3072)
+    if op == "gelu_forward":
+        return gelu._forward_kernel, [
+            lambda: gelu._gelu(x, bias, "tanh"),
+            lambda: gelu._gelu(x, None, "tanh"),
+        ]
+    return gelu._backward_kernel, [
+        lambda: gelu._gelu_backward(x, x, bias, "tanh"),
+        lambda: gelu._gelu_backward(x, x, None, "tanh"),
+    ]
+
+
+def _attention_forms(
+    op: str, head_size: int, dtype: torch.dtype
+) -> tuple[JITFunction, list[Callable[[], object]]]:
     B, T, n_head = 2, 256, 2
-    qkv = torch.empty(B, T, 3 * n_head * max(size, 16), dtype=dtype)
-    y = torch.empty(B, T, qkv.size(2) // 3, dtype=dtype)
+    qkv = torch.empty(B, T, 3 * n_head * head_size, dtype=dtype)
+    y = torch.empty(B, T, n_head * head_size, dtype=dtype)
     lse = torch.empty(B, n_head, T)
-    rows, width = torch.empty(T, max(size, 1), dtype=dtype), torch.empty(max(size, 1))
-    residual, stats = rows.float(), torch.empty(T)  # the residual stream stays fp32 under autocast
-    wide, bias = torch.empty(T, 3072, dtype=dtype), torch.empty(3072)
+    kernel = {
+        "attention_forward": attention._forward_kernel,
+        "attention_delta": attention._delta_kernel,
+        "attention_dkdv": attention._dkdv_kernel,
+        "attention_dq": attention._dq_kernel,
+    }[op]
 
-    logits, targets = torch.empty(T, 50_304, dtype=dtype), torch.empty(T, dtype=torch.int64)
-
-    def cross_entropy_rows() -> object:
-        return cross_entropy.cross_entropy_rows(
-            logits, targets, stats, stats, None,
-            ignore_index=-100, z_loss=0.0, label_smoothing=0.0, gradient=True,
-        )  # fmt: skip
-
-    def attention_backward() -> object:
+    def call(precision: str) -> object:
+        torch.set_float32_matmul_precision(precision)
+        if op == "attention_forward":
+            return attention._attention(qkv, n_head)
         return attention._attention_backward(y, qkv, y, lse, n_head)
 
-    def layer_norm_backward() -> object:
-        return layer_norm._layer_norm_backward(rows, residual, residual, width, stats, stats, True)
+    multiplies = op != "attention_delta"
+    precisions = ("highest", "high") if dtype == torch.float32 and multiplies else ("highest",)
+    return kernel, [functools.partial(call, precision) for precision in precisions]
 
-    calls: dict[str, tuple[JITFunction, Callable[[], object]]] = {
-        "attention_forward": (
-            attention._forward_kernel,
-            lambda: attention._attention(qkv, n_head),
-        ),
-        "attention_delta": (attention._delta_kernel, attention_backward),
-        "attention_dkdv": (attention._dkdv_kernel, attention_backward),
-        "attention_dq": (attention._dq_kernel, attention_backward),
-        "decode_attention": (
-            decode_attention._kernel,
-            lambda: decode_attention._decode_attention(y[:, :1], y, y, n_head),
-        ),
-        "layer_norm_forward": (
-            layer_norm._forward_kernel,
-            lambda: layer_norm._add_layer_norm(rows, residual, width, width, 1e-5),
-        ),
-        "layer_norm_backward": (layer_norm._backward_kernel, layer_norm_backward),
-        "gelu_forward": (gelu._forward_kernel, lambda: gelu._gelu(wide, bias, "tanh")),
-        "gelu_backward": (
-            gelu._backward_kernel,
-            lambda: gelu._gelu_backward(wide, wide, bias, "tanh"),
-        ),
-        "cross_entropy": (cross_entropy._cross_entropy_kernel, cross_entropy_rows),
-    }
-    return calls[op]
+
+def _layer_norm_forms(
+    op: str, width: int, dtype: torch.dtype
+) -> tuple[JITFunction, list[Callable[[], object]]]:
+    """The first norm has no residual in front of it; under autocast the stream stays fp32."""
+    rows = 256
+    x, stream = torch.empty(rows, width, dtype=dtype), torch.empty(rows, width)
+    weight, stats = torch.empty(width), torch.empty(rows)
+    if op == "layer_norm_forward":
+        return layer_norm._forward_kernel, [
+            lambda: layer_norm._add_layer_norm(x, stream, weight, weight, 1e-5),
+            lambda: layer_norm._add_layer_norm(x, stream, weight, None, 1e-5),
+            lambda: layer_norm._layer_norm(stream, weight, None, 1e-5),
+        ]
+
+    def backward(d_normed: Tensor, d_summed: Tensor | None, has_bias: bool) -> object:
+        return layer_norm._layer_norm_backward(
+            d_normed, d_summed, stream, weight, stats, stats, has_bias
+        )
+
+    return layer_norm._backward_kernel, [
+        lambda: backward(x, stream, True),
+        lambda: backward(x, stream, False),
+        lambda: backward(x, None, False),
+    ]
+
+
+def _cross_entropy_forms(dtype: torch.dtype) -> list[Callable[[], object]]:
+    rows = 256
+    logits, targets = torch.empty(rows, 50_304, dtype=dtype), torch.empty(rows, dtype=torch.int64)
+    stats = torch.empty(rows)
+
+    def call(row_weight: Tensor | None, label_smoothing: float, gradient: bool) -> object:
+        return cross_entropy.cross_entropy_rows(
+            logits, targets, stats, stats, row_weight,
+            ignore_index=-100, z_loss=0.0, label_smoothing=label_smoothing, gradient=gradient,
+        )  # fmt: skip
+
+    return [
+        lambda: call(None, 0.0, True),
+        lambda: call(None, 0.0, False),
+        lambda: call(stats, 0.1, True),
+    ]
 
 
 def compile_entry(key: launch.Key, entry: launch.Launch, dtype: str) -> Result:
-    """Compile one entry for its architecture and read what the code uses."""
-    kernel, call = _call(key.op, key.size, getattr(torch, dtype))
+    """Compile one entry for its architecture, in all its forms, and read what the code uses."""
+    kernel, forms = _forms(key.op, key.size, getattr(torch, dtype))
     with _compiling(kernel, key, entry) as compiled:
-        call()
-    (binary,) = compiled
-    registers, stack = _resources(binary.asm["cubin"])
-    return Result(key, entry, dtype, registers, stack, binary.metadata.shared)
+        for call in forms:
+            call()
+    resources = [(*_resources(binary.asm["cubin"]), binary.metadata.shared) for binary in compiled]
+    assert len(resources) == len(forms)
+    registers, stack, shared = map(max, zip(*resources, strict=True))
+    return Result(key, entry, dtype, registers, stack, shared)
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:

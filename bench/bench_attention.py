@@ -5,7 +5,8 @@ Run: ``python bench/bench_attention.py``, or
 
 Every implementation starts from the packed (B, T, 3·C) projection and returns (B, T, C), and its
 backward the packed gradient, as a GPT needs them; "sdpa flash, split" is the exception: queries,
-keys and values are separate tensors already, which shows what the packing costs SDPA.
+keys and values are separate tensors already, which shows what the packing costs SDPA. "eager" holds
+the (T, T) weights: softmax(q·kᵀ)·v, product by product.
 """
 
 from __future__ import annotations
@@ -35,29 +36,39 @@ BACKENDS = {
     "math": SDPBackend.MATH,
 }
 SPLIT = "sdpa flash, split"
-IMPLS = ("triton", "torch.compile", *(f"sdpa {name}" for name in BACKENDS), SPLIT)
+IMPLS = ("triton", "eager", "torch.compile", *(f"sdpa {name}" for name in BACKENDS), SPLIT)
 PRODUCTS = {"forward": 1.0, "backward": 2.5, "both": 3.5}
 """Matrix products of a direction, as a multiple of the forward's."""
 
 
 def _implementation(impl: str, n_head: int) -> Callable[..., Tensor]:
-    def eager(qkv: Tensor) -> Tensor:
+    def sdpa(qkv: Tensor) -> Tensor:
         return ops.attention(qkv, n_head, impl="eager")
+
+    def eager(qkv: Tensor) -> Tensor:
+        B, T, packed = qkv.shape
+        D = packed // (3 * n_head)
+        q, k, v = qkv.view(B, T, 3, n_head, D).permute(2, 0, 3, 1, 4)
+        future = torch.ones(T, T, dtype=torch.bool, device=qkv.device).triu(1)
+        scores = q @ k.transpose(2, 3) * D**-0.5
+        weights = scores.masked_fill(future, -torch.inf).softmax(dim=3)
+        y: Tensor = weights @ v
+        return y.transpose(1, 2).flatten(2)
 
     def triton(qkv: Tensor) -> Tensor:
         return ops.attention(qkv, n_head, impl="triton")
 
     def with_backend(qkv: Tensor) -> Tensor:
         with sdpa_kernel(BACKENDS[impl.removeprefix("sdpa ")]):
-            return eager(qkv)
+            return sdpa(qkv)
 
     def split(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
             return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
     if impl == "torch.compile":
-        return common.compiled(eager)
-    special: dict[str, Callable[..., Tensor]] = {"triton": triton, SPLIT: split}
+        return common.compiled(sdpa, ("attention", n_head))
+    special: dict[str, Callable[..., Tensor]] = {"triton": triton, "eager": eager, SPLIT: split}
     return special.get(impl, with_backend)
 
 
@@ -86,7 +97,7 @@ def cases() -> Iterator[common.Case]:
                 )
 
 
-@pytest.mark.parametrize("case", cases(), ids=str)
+@pytest.mark.parametrize("case", list(cases()), ids=str)
 def test_attention(benchmark: Any, case: common.Case) -> None:
     """One case under pytest-benchmark."""
     common.run_in_pytest(benchmark, case)

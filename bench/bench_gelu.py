@@ -22,12 +22,11 @@ from torch import Tensor
 
 from pygpt import ops
 
-ROWS = 16_384
 WIDTHS = (4 * 384, 4 * 768, 4 * 1600)
 DTYPE = torch.bfloat16
 IMPLS = ("triton", "eager", "torch.compile")
 TRAFFIC = {"forward": 2, "backward": 3, "both": 5}
-"""Activations that each call moves, in tensors of (ROWS, width): x, y; dy, x, dx."""
+"""Activations that each call moves, in tensors of (rows, width): x, y; dy, x, dx."""
 
 
 def _implementation(impl: str) -> Callable[..., Tensor]:
@@ -38,12 +37,12 @@ def _implementation(impl: str) -> Callable[..., Tensor]:
         return ops.gelu(x, bias, impl="triton")
 
     if impl == "torch.compile":
-        return common.compiled(eager)
+        return common.compiled(eager, "gelu")
     return {"triton": triton, "eager": eager}[impl]
 
 
 def _make(impl: str, direction: str, width: int) -> Call:
-    x = torch.randn(ROWS, width, device=common.DEVICE, dtype=DTYPE)
+    x = torch.randn(common.rows(width), width, device=common.DEVICE, dtype=DTYPE)
     bias = torch.randn(width, device=common.DEVICE, dtype=DTYPE)
     return common.training_call(_implementation(impl), [x, bias], direction)
 
@@ -51,19 +50,20 @@ def _make(impl: str, direction: str, width: int) -> Call:
 def cases() -> Iterator[common.Case]:
     """Every width, direction and implementation."""
     for width in WIDTHS:
+        rows = common.rows(width)
         for direction in common.DIRECTIONS:
             for impl in IMPLS:
                 yield common.Case(
                     op="gelu",
                     direction=direction,
                     impl=impl,
-                    shape=f"{ROWS}×{width}",
+                    shape=f"{rows}×{width}",
                     make=functools.partial(_make, impl, direction, width),
-                    bytes=TRAFFIC[direction] * ROWS * width * DTYPE.itemsize,
+                    bytes=TRAFFIC[direction] * rows * width * DTYPE.itemsize,
                 )
 
 
-@pytest.mark.parametrize("case", cases(), ids=str)
+@pytest.mark.parametrize("case", list(cases()), ids=str)
 def test_gelu(benchmark: Any, case: common.Case) -> None:
     """One case under pytest-benchmark."""
     common.run_in_pytest(benchmark, case)

@@ -3,8 +3,10 @@
 Run: ``python bench/bench_layer_norm.py``, or
 ``python -m pytest --benchmark-enable bench/bench_layer_norm.py``.
 
-The rate counts what must be read and written: activations and their gradients. Liger-Kernel is
-measured where it is installed, and has no add + LayerNorm.
+With the add, dtypes are those of training under autocast: the sublayer's output and the norm in
+bf16, the residual stream and the parameters in fp32. The rate counts what must be read and written:
+activations and their gradients. Liger-Kernel is measured where it is installed, and has no add +
+LayerNorm.
 """
 
 from __future__ import annotations
@@ -24,14 +26,15 @@ from torch import Tensor
 
 from pygpt import ops
 
-ROWS = 16_384
 WIDTHS = (384, 768, 1600)
 DTYPE = torch.bfloat16
 
-# Activations that each call moves, in tensors of (ROWS, width).
+# Bytes that each call moves for one element of x, at 2 for bf16 and 4 for fp32.
 TRAFFIC = {
-    "layer_norm": {"forward": 2, "backward": 3, "both": 5},  # x, y; dy, x, dx
-    "add_layer_norm": {"forward": 4, "backward": 4, "both": 8},  # and the sum and its gradient
+    # x, y; dy, x, dx.
+    "layer_norm": {"forward": 4, "backward": 6, "both": 10},
+    # x, stream, normed, sum; both their gradients, the sum, the gradients of x and of the stream.
+    "add_layer_norm": {"forward": 12, "backward": 16, "both": 28},
 }
 
 
@@ -43,7 +46,7 @@ def _implementation(op: str, impl: str) -> Callable[..., Any]:
         x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor
     ) -> tuple[Tensor, Tensor]:
         summed = x + residual
-        return F.layer_norm(summed, weight.shape, weight, bias), summed
+        return F.layer_norm(summed, weight.shape, weight, bias).to(x.dtype), summed
 
     def triton_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return ops.layer_norm(x, weight, bias, impl="triton")
@@ -61,7 +64,7 @@ def _implementation(op: str, impl: str) -> Callable[..., Any]:
 
     eager = eager_norm if op == "layer_norm" else eager_add
     if impl == "torch.compile":
-        return common.compiled(eager)
+        return common.compiled(eager, op)
     triton = triton_norm if op == "layer_norm" else triton_add
     return {"triton": triton, "eager": eager, "liger": liger_norm}[impl]
 
@@ -72,11 +75,12 @@ def _impls(op: str) -> tuple[str, ...]:
 
 
 def _make(op: str, impl: str, direction: str, width: int) -> Call:
-    activations = 1 if op == "layer_norm" else 2
-    inputs = [
-        *torch.randn(activations, ROWS, width, device=common.DEVICE, dtype=DTYPE),
-        *torch.randn(2, width, device=common.DEVICE, dtype=DTYPE),
-    ]
+    inputs = [torch.randn(common.rows(width), width, device=common.DEVICE, dtype=DTYPE)]
+    wide = DTYPE
+    if op == "add_layer_norm":
+        wide = torch.float32
+        inputs.append(torch.randn_like(inputs[0], dtype=wide))
+    inputs += torch.randn(2, width, device=common.DEVICE, dtype=wide)
     return common.training_call(_implementation(op, impl), inputs, direction)
 
 
@@ -84,19 +88,20 @@ def cases() -> Iterator[common.Case]:
     """Every operator, width, direction and implementation."""
     for op, traffic in TRAFFIC.items():
         for width in WIDTHS:
+            rows = common.rows(width)
             for direction in common.DIRECTIONS:
                 for impl in _impls(op):
                     yield common.Case(
                         op=op,
                         direction=direction,
                         impl=impl,
-                        shape=f"{ROWS}×{width}",
+                        shape=f"{rows}×{width}",
                         make=functools.partial(_make, op, impl, direction, width),
-                        bytes=traffic[direction] * ROWS * width * DTYPE.itemsize,
+                        bytes=traffic[direction] * rows * width,
                     )
 
 
-@pytest.mark.parametrize("case", cases(), ids=str)
+@pytest.mark.parametrize("case", list(cases()), ids=str)
 def test_layer_norm(benchmark: Any, case: common.Case) -> None:
     """One case under pytest-benchmark."""
     common.run_in_pytest(benchmark, case)

@@ -54,7 +54,7 @@ class Options:
 
 
 def _rivals(
-    options: Options, device: torch.device, width: int, dtype: torch.dtype
+    options: Options, device: torch.device, tokens: int, dtype: torch.dtype
 ) -> dict[str, Loss]:
     """Name → loss(x, weight, targets), with fp32 weights and GEMMs in `dtype`."""
 
@@ -72,7 +72,7 @@ def _rivals(
         "torch.compile": torch.compile(by_autocast("eager"), dynamic=False),
     }
     if hasattr(torch.nn, "LinearCrossEntropyOptions"):
-        chunk = fused_loss._chunk_tokens(options.vocab, dtype, device)
+        chunk = fused_loss.chunk_tokens(tokens, options.vocab, dtype.itemsize, device.type)
         for name, settings in {
             f"torch chunked, {chunk} tokens": torch.nn.LinearCrossEntropyOptions(
                 batch_chunk_size=chunk
@@ -112,7 +112,7 @@ def _training_call(loss: Loss, x: Tensor, weight: Tensor, targets: Tensor) -> in
 def _gemms(x: Tensor, weight: Tensor, dtype: torch.dtype) -> interleaved.Call:
     """The three GEMMs of every chunk, into buffers that exist."""
     x, weight = x.detach().to(dtype), weight.detach().to(dtype)
-    chunk = min(len(x), fused_loss._chunk_tokens(len(weight), dtype, x.device))
+    chunk = fused_loss.chunk_tokens(len(x), len(weight), dtype.itemsize, x.device.type)
     logits, dx, dweight = x.new_zeros(chunk, len(weight)), torch.empty_like(x), weight.clone()
 
     def call() -> None:
@@ -155,7 +155,7 @@ def _measure(
     x = torch.randn(tokens, width, device=device, requires_grad=True)
     weight = (torch.randn(options.vocab, width, device=device) * 0.02).requires_grad_()
     targets = torch.randint(options.vocab, (tokens,), device=device)
-    rivals = _rivals(options, device, width, DTYPES[dtype])
+    rivals = _rivals(options, device, tokens, DTYPES[dtype])
     calls = {name: _training_call(loss, x, weight, targets) for name, loss in rivals.items()}
     gemms = {"GEMMs alone": _gemms(x, weight, DTYPES[dtype])}
     timings = interleaved.measure({**gemms, **calls}, options.rounds, device)

@@ -38,8 +38,16 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from pygpt.config import PRESETS, GPTConfig, TrainConfig, from_preset
-from pygpt.hardware import DType, keep_freed_memory, peak_flops, pick_device, pick_dtype
+from pygpt.hardware import (
+    DType,
+    free_memory,
+    keep_freed_memory,
+    peak_flops,
+    pick_device,
+    pick_dtype,
+)
 from pygpt.implementations import Implementations
+from pygpt.memory import Plan
 from pygpt.model import GPT
 from pygpt.optim import build_optimizer
 
@@ -68,8 +76,8 @@ class Options:
     """Whose model."""
     vocab_size: int = 50304
     """Rows of the embedding table."""
-    micro_batch: int = 8
-    """Sequences at once."""
+    micro_batch: int | None = None
+    """Sequences at once. Default: the most with which plain PyTorch fits, by pygpt.memory."""
     accumulation: int = 2
     """Micro-batches a step."""
     device: str = "auto"
@@ -121,6 +129,11 @@ class Bench:
         if device.type == "cuda":
             ids = ids.pin_memory()
         return cls(config, device, dtype, [(x, y) for x, y in ids])
+
+    @property
+    def micro_batch(self) -> int:
+        """Sequences at once."""
+        return len(self.batches[0][0])
 
     @property
     def tokens(self) -> int:
@@ -273,13 +286,14 @@ def main(options: Options) -> None:
         )
     _print(
         f"{options.preset}, {bench.config.n_params() / 1e6:.1f} M parameters, "
-        f"{options.accumulation} × {options.micro_batch} × {bench.config.block_size} tokens, "
+        f"{options.accumulation} × {bench.micro_batch} × {bench.config.block_size} tokens, "
         f"{str(bench.dtype).removeprefix('torch.')}; {report.headline(bench.device)}; "
         f"MFU of {peak}",
         rows,
     )
     if options.json:
-        fields = {"options": dataclasses.asdict(options), "peak": str(peak), "results": rows}
+        chosen = dataclasses.replace(options, micro_batch=bench.micro_batch)
+        fields = {"options": dataclasses.asdict(chosen), "peak": str(peak), "results": rows}
         report.write_json(options.json, bench.device, fields)
 
 
@@ -292,7 +306,12 @@ def _bench(options: Options) -> Bench:
     run = from_preset(options.preset)
     config = dataclasses.replace(run.model(options.vocab_size), dropout=0.0)
     dtype = getattr(torch, pick_dtype(options.dtype, device, config.n_embd))
-    return Bench.of(config, device, dtype, options.micro_batch, options.accumulation)
+    micro_batch = options.micro_batch
+    if micro_batch is None:
+        plain = dataclasses.replace(run, compile=False, dropout=0.0)
+        plan = Plan.of(plain, options.vocab_size, device.type, dtype, "eager")
+        micro_batch = plan.largest_micro_batch(free_memory(device))
+    return Bench.of(config, device, dtype, micro_batch, options.accumulation)
 
 
 def _print(title: str, rows: list[dict[str, Any]]) -> None:

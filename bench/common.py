@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +69,9 @@ def time_call(call: Call, budget_ms: float = 50.0) -> Spread:
 def _one_call(call: Call, flush: Tensor) -> float:
     start, end = _timing_event(), _timing_event()
     flush.zero_()
-    # About half a millisecond of idling on the card, in which Python launches the call: what is
-    # timed is the card alone.
-    torch.cuda._sleep(1_000_000)  # type: ignore[no-untyped-call]
+    # A millisecond or two of idling on the card, in which Python launches the call: what is timed
+    # is the card alone.
+    torch.cuda._sleep(3_000_000)  # type: ignore[no-untyped-call]
     start.record()
     call()
     end.record()
@@ -119,11 +119,27 @@ def training_call(
     return both
 
 
-def compiled(op: Callable[..., Any]) -> Callable[..., Any]:
-    """`op` under torch.compile, for fixed shapes, with a backward that may run more than once."""
+_compiled: dict[Hashable, Callable[..., Any]] = {}
+
+
+def compiled(op: Callable[..., Any], key: Hashable) -> Callable[..., Any]:
+    """`op` under torch.compile, for fixed shapes, with a backward that may run more than once.
+
+    What was compiled for the same `key` and shape is taken again: a direction needs no new one.
+    """
     torch._functorch.config.donated_buffer = False
-    torch._dynamo.reset()
-    return torch.compile(op, fullgraph=True, dynamic=False)
+    return _compiled.setdefault(key, torch.compile(op, fullgraph=True, dynamic=False))
+
+
+def rows(width: int) -> int:
+    """Rows of activations of a memory-bound case: 256 MiB in bf16, less on a card below 10 GiB.
+
+    That is several times the cache of any card, and far longer to move than a kernel is to start.
+    """
+    size = 256 << 20
+    if torch.cuda.is_available():
+        size = min(size, torch.cuda.get_device_properties(DEVICE).total_memory // 40)
+    return size // (2 * width) // 128 * 128
 
 
 # --- running and reporting ------------------------------------------------------------------------

@@ -44,18 +44,18 @@ run() {
     parts+=("$(printf '%5d s  %-20s %s' $((SECONDS - began)) "$name" "$outcome")")
 }
 
-# step PRESET SHARE MICRO_BATCH: sequences such that plain PyTorch fits into 12 GB.
+# step PRESET SHARE: a training step, with as many sequences at once as plain PyTorch has room for.
 step() {
-    run "step $1" "$2" python bench/bench_step.py --preset "$1" --micro-batch "$3" \
+    run "step $1" "$2" python bench/bench_step.py --preset "$1" \
         --json "${prefix}step-$1.json" ${NANOGPT:+--nanogpt "$NANOGPT"}
 }
 
 everything() {
     trap 'kill $(jobs -p); exit 130' INT TERM # timeout has a process group of its own
     run parity 70 python -m pytest -q -m gpu tests
-    step owt-30m 60 16
-    step fineweb-40m 65 8
-    step gpt2 75 4
+    step owt-30m 60
+    step fineweb-40m 65
+    step gpt2 75
     run attention 50 python bench/bench_attention.py
     run layer_norm 40 python bench/bench_layer_norm.py
     run gelu 25 python bench/bench_gelu.py

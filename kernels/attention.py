@@ -16,7 +16,8 @@ never stored: the forward keeps the log-sum-exp of each row, the backward comput
 - dK/dV and dQ have a kernel each, so no sum depends on the order in which programs finish: equal
   inputs give equal bits.
 - Any T runs the same code: nothing is compiled anew because T is 1 or a multiple of 16.
-- Products of fp32 inputs are exact fp32 ("ieee", no TF32), as eager's are by default.
+- Products of fp32 inputs are exact, or in TF32 where torch.set_float32_matmul_precision allows
+  that, as those of nn.Linear are.
 
 Sizes: B sequences, T positions, C = n_head·D channels.
 """
@@ -75,11 +76,11 @@ def _mask_future(scores, queries, keys):
 def _forward_step(
     acc, row_max, row_sum, q, k_base, v_base, q_start, k_start, T, row_stride,
     SCALE_LOG2: tl.constexpr, HEAD: tl.constexpr, HEAD_BLOCK: tl.constexpr,
-    Q_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, DIAGONAL: tl.constexpr,
+    Q_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, DIAGONAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Take one block of keys and values into the running softmax."""
     k = _load_tile(k_base, k_start, T, row_stride, HEAD, K_BLOCK, HEAD_BLOCK, DIAGONAL)
-    scores = tl.dot(q, tl.trans(k), input_precision="ieee")
+    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
     if DIAGONAL:
         queries = q_start + tl.arange(0, Q_BLOCK)
         keys = k_start + tl.arange(0, K_BLOCK)
@@ -88,7 +89,7 @@ def _forward_step(
     p = tl.exp2(scores * SCALE_LOG2 - new_max[:, None])  # one fused multiply-add, one exp2
     rescale = tl.exp2(row_max - new_max)
     v = _load_tile(v_base, k_start, T, row_stride, HEAD, K_BLOCK, HEAD_BLOCK, DIAGONAL)
-    acc = tl.dot(p.to(v.dtype), v, acc * rescale[:, None], input_precision="ieee")
+    acc = tl.dot(p.to(v.dtype), v, acc * rescale[:, None], input_precision=PRECISION)
     return acc, new_max, row_sum * rescale + tl.sum(p, 1)
 
 
@@ -96,7 +97,7 @@ def _forward_step(
 def _forward_kernel(
     qkv, y, lse, T, n_head, batch_stride, row_stride,
     SCALE_LOG2: tl.constexpr, HEAD: tl.constexpr, HEAD_BLOCK: tl.constexpr,
-    Q_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr,
+    Q_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One block of queries of one head: y (B, T, C) and the base-2 log-sum-exp (B, n_head, T)."""
     q_blocks = tl.cdiv(T, Q_BLOCK)
@@ -117,12 +118,12 @@ def _forward_kernel(
     for k_start in range(0, diagonal, K_BLOCK):
         acc, row_max, row_sum = _forward_step(
             acc, row_max, row_sum, q, k_base, v_base, q_start, k_start, T, row_stride,
-            SCALE_LOG2, HEAD, HEAD_BLOCK, Q_BLOCK, K_BLOCK, False,
+            SCALE_LOG2, HEAD, HEAD_BLOCK, Q_BLOCK, K_BLOCK, False, PRECISION,
         )  # fmt: skip
     for k_start in range(diagonal, tl.minimum(q_start + Q_BLOCK, T), K_BLOCK):
         acc, row_max, row_sum = _forward_step(
             acc, row_max, row_sum, q, k_base, v_base, q_start, k_start, T, row_stride,
-            SCALE_LOG2, HEAD, HEAD_BLOCK, Q_BLOCK, K_BLOCK, True,
+            SCALE_LOG2, HEAD, HEAD_BLOCK, Q_BLOCK, K_BLOCK, True, PRECISION,
         )  # fmt: skip
 
     y_base = y + batch * T * channels + (head % n_head) * HEAD
@@ -156,22 +157,25 @@ def _dkdv_step(
     dk, dv, k, v, q_base, dy_base, lse_base, delta_base, q_start, k_start, T,
     row_stride, dy_row_stride,
     SCALE_LOG2: tl.constexpr, HEAD: tl.constexpr, HEAD_BLOCK: tl.constexpr,
-    Q_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, DIAGONAL: tl.constexpr,
+    Q_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, DIAGONAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Add what one block of queries contributes. Rows beyond T have dy = 0 and so add nothing."""
+    """Add what one block of queries contributes.
+
+    Rows beyond T are read as q = dy = lse = delta = 0: their p is at most 1, and p·dy and ds are 0.
+    """
     q = _load_tile(q_base, q_start, T, row_stride, HEAD, Q_BLOCK, HEAD_BLOCK, True)
     rows = q_start + tl.arange(0, Q_BLOCK)
     lse = tl.load(lse_base + rows, mask=rows < T, other=0.0)
-    scores = tl.dot(k, tl.trans(q), input_precision="ieee")  # transposed: pᵀ feeds dv from here
+    scores = tl.dot(k, tl.trans(q), input_precision=PRECISION)  # transposed: pᵀ feeds dv from here
     if DIAGONAL:
         keys = k_start + tl.arange(0, K_BLOCK)
         scores = _mask_future(scores, rows[None, :], keys[:, None])
     p = tl.exp2(scores * SCALE_LOG2 - lse[None, :])
     dy = _load_tile(dy_base, q_start, T, dy_row_stride, HEAD, Q_BLOCK, HEAD_BLOCK, True)
-    dv = tl.dot(p.to(dy.dtype), dy, dv, input_precision="ieee")
+    dv = tl.dot(p.to(dy.dtype), dy, dv, input_precision=PRECISION)
     delta = tl.load(delta_base + rows, mask=rows < T, other=0.0)
-    ds = p * (tl.dot(v, tl.trans(dy), input_precision="ieee") - delta[None, :])
-    dk = tl.dot(ds.to(q.dtype), q, dk, input_precision="ieee")
+    ds = p * (tl.dot(v, tl.trans(dy), input_precision=PRECISION) - delta[None, :])
+    dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION)
     return dk, dv
 
 
@@ -179,7 +183,7 @@ def _dkdv_step(
 def _dkdv_kernel(
     qkv, dy, lse, delta, dqkv, T, n_head, batch_stride, row_stride, dy_batch_stride, dy_row_stride,
     SCALE: tl.constexpr, SCALE_LOG2: tl.constexpr, HEAD: tl.constexpr, HEAD_BLOCK: tl.constexpr,
-    Q_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr,
+    Q_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One block of keys and values of one head, over all the queries that see it."""
     k_blocks = tl.cdiv(T, K_BLOCK)
@@ -199,13 +203,13 @@ def _dkdv_kernel(
     diagonal_end = tl.cdiv(k_start + K_BLOCK, Q_BLOCK) * Q_BLOCK
     for q_start in range(k_start // Q_BLOCK * Q_BLOCK, tl.minimum(diagonal_end, T), Q_BLOCK):
         dk, dv = _dkdv_step(
-            dk, dv, k, v, q_base, dy_base, lse_base, delta_base, q_start, k_start, T,
-            row_stride, dy_row_stride, SCALE_LOG2, HEAD, HEAD_BLOCK, Q_BLOCK, K_BLOCK, True,
+            dk, dv, k, v, q_base, dy_base, lse_base, delta_base, q_start, k_start, T, row_stride,
+            dy_row_stride, SCALE_LOG2, HEAD, HEAD_BLOCK, Q_BLOCK, K_BLOCK, True, PRECISION,
         )  # fmt: skip
     for q_start in range(diagonal_end, T, Q_BLOCK):
         dk, dv = _dkdv_step(
-            dk, dv, k, v, q_base, dy_base, lse_base, delta_base, q_start, k_start, T,
-            row_stride, dy_row_stride, SCALE_LOG2, HEAD, HEAD_BLOCK, Q_BLOCK, K_BLOCK, False,
+            dk, dv, k, v, q_base, dy_base, lse_base, delta_base, q_start, k_start, T, row_stride,
+            dy_row_stride, SCALE_LOG2, HEAD, HEAD_BLOCK, Q_BLOCK, K_BLOCK, False, PRECISION,
         )  # fmt: skip
 
     dk_base = dqkv + batch * T * 3 * channels + (head % n_head) * HEAD + channels
@@ -217,26 +221,26 @@ def _dkdv_kernel(
 def _dq_step(
     dq, q, dy, lse, delta, k_base, v_base, q_start, k_start, T, row_stride,
     SCALE_LOG2: tl.constexpr, HEAD: tl.constexpr, HEAD_BLOCK: tl.constexpr,
-    Q_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, DIAGONAL: tl.constexpr,
+    Q_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, DIAGONAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Add what one block of keys and values contributes."""
     k = _load_tile(k_base, k_start, T, row_stride, HEAD, K_BLOCK, HEAD_BLOCK, DIAGONAL)
     v = _load_tile(v_base, k_start, T, row_stride, HEAD, K_BLOCK, HEAD_BLOCK, DIAGONAL)
-    scores = tl.dot(q, tl.trans(k), input_precision="ieee")
+    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
     if DIAGONAL:
         queries = q_start + tl.arange(0, Q_BLOCK)
         keys = k_start + tl.arange(0, K_BLOCK)
         scores = _mask_future(scores, queries[:, None], keys[None, :])
     p = tl.exp2(scores * SCALE_LOG2 - lse[:, None])
-    ds = p * (tl.dot(dy, tl.trans(v), input_precision="ieee") - delta[:, None])
-    return tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
+    ds = p * (tl.dot(dy, tl.trans(v), input_precision=PRECISION) - delta[:, None])
+    return tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
 
 
 @triton.jit(do_not_specialize=["T", "n_head"])
 def _dq_kernel(
     qkv, dy, lse, delta, dqkv, T, n_head, batch_stride, row_stride, dy_batch_stride, dy_row_stride,
     SCALE: tl.constexpr, SCALE_LOG2: tl.constexpr, HEAD: tl.constexpr, HEAD_BLOCK: tl.constexpr,
-    Q_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr,
+    Q_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One block of queries of one head, over all the keys it sees."""
     q_blocks = tl.cdiv(T, Q_BLOCK)
@@ -259,12 +263,12 @@ def _dq_kernel(
     for k_start in range(0, diagonal, K_BLOCK):
         dq = _dq_step(
             dq, q, dy_tile, lse_rows, delta_rows, k_base, v_base, q_start, k_start, T, row_stride,
-            SCALE_LOG2, HEAD, HEAD_BLOCK, Q_BLOCK, K_BLOCK, False,
+            SCALE_LOG2, HEAD, HEAD_BLOCK, Q_BLOCK, K_BLOCK, False, PRECISION,
         )  # fmt: skip
     for k_start in range(diagonal, tl.minimum(q_start + Q_BLOCK, T), K_BLOCK):
         dq = _dq_step(
             dq, q, dy_tile, lse_rows, delta_rows, k_base, v_base, q_start, k_start, T, row_stride,
-            SCALE_LOG2, HEAD, HEAD_BLOCK, Q_BLOCK, K_BLOCK, True,
+            SCALE_LOG2, HEAD, HEAD_BLOCK, Q_BLOCK, K_BLOCK, True, PRECISION,
         )  # fmt: skip
     dq_base = dqkv + batch * T * 3 * channels + (head % n_head) * HEAD
     _store_tile(dq_base, dq * SCALE, q_start, T, 3 * channels, HEAD, Q_BLOCK, HEAD_BLOCK)
@@ -273,8 +277,11 @@ def _dq_kernel(
 # --- launchers and registration -------------------------------------------------------------------
 
 
-def _head_constants(head_size: int) -> dict[str, int | float]:
+def _constants(qkv: Tensor, head_size: int) -> dict[str, int | float | str]:
+    """What the kernels of products are compiled for."""
+    exact = qkv.dtype != torch.float32 or torch.get_float32_matmul_precision() == "highest"
     return {
+        "PRECISION": "ieee" if exact else "tf32",
         "SCALE_LOG2": math.log2(math.e) / math.sqrt(head_size),
         "HEAD": head_size,
         "HEAD_BLOCK": launch.head_class(head_size),
@@ -293,7 +300,7 @@ def _attention(qkv: Tensor, n_head: int) -> tuple[Tensor, Tensor]:
     with torch.cuda.device_of(qkv):
         _forward_kernel[(triton.cdiv(T, tile.rows) * B * n_head,)](
             qkv, y, lse, T, n_head, qkv.stride(0), qkv.stride(1),
-            **_head_constants(D), Q_BLOCK=tile.rows, K_BLOCK=tile.columns, **tile.options,
+            **_constants(qkv, D), Q_BLOCK=tile.rows, K_BLOCK=tile.columns, **tile.options,
         )  # fmt: skip
     return y, lse
 
@@ -313,7 +320,7 @@ def _attention_backward(dy: Tensor, qkv: Tensor, y: Tensor, lse: Tensor, n_head:
     if dqkv.numel() == 0:
         return dqkv
     delta = torch.empty_like(lse)
-    constants, heads, size = _head_constants(D), B * n_head, launch.head_class(D)
+    constants, heads, size = _constants(qkv, D), B * n_head, launch.head_class(D)
     arguments = (qkv, dy, lse, delta, dqkv, T, n_head, *qkv.stride()[:2], *dy.stride()[:2])
     with torch.cuda.device_of(qkv):
         tile = launch.find("attention_delta", size, qkv)

@@ -14,6 +14,7 @@ those that won. It is read only on request: by the environment variable PYGPT_LA
 
 import dataclasses
 import functools
+import hashlib
 import json
 import logging
 import os
@@ -98,22 +99,24 @@ def _round_up(value: int, classes: tuple[int, ...], name: str) -> int:
 # --- the table ------------------------------------------------------------------------------------
 # Chosen by what they compile to, not by time: python -m pygpt.tune measures that, on a card.
 # Registers decide on sm_80 and sm_89, where a tile may spill nothing and must leave room for two
-# programs per SM. On sm_90 whole warp groups multiply out of shared memory, 64 rows or more each.
+# programs per SM. On sm_90 whole warp groups multiply out of shared memory, 64 rows or more each;
+# one group a program leaves more of them to an SM than two do: 4 to 5 against 2 in the forward, and
+# 3 against 2 where dK/dV at head size 64 takes 32 queries (135 registers instead of 247).
 
 _FULL = "two groups of four warps share each block of keys; their sums fill the registers"
 _WIDE = "one row and its sums fill the registers; wider than any GPT-2, so right before fast"
 
 # (operator, head class): the launch on sm_80, sm_89 and sm_90. Tiles are queries × keys.
 _ATTENTION_16_BIT = {
-    ("attention_forward", 16): (Launch(64, 64, 4, 3), Launch(64, 64, 4, 3), Launch(128, 64, 8, 3)),
-    ("attention_forward", 32): (Launch(64, 64, 4, 3), Launch(64, 64, 4, 3), Launch(128, 64, 8, 3)),
-    ("attention_forward", 64): (Launch(64, 64, 4, 3), Launch(64, 64, 4, 3), Launch(128, 64, 8, 3)),
+    ("attention_forward", 16): (Launch(64, 64, 4, 3), Launch(64, 64, 4, 3), Launch(64, 64, 4, 3)),
+    ("attention_forward", 32): (Launch(64, 64, 4, 3), Launch(64, 64, 4, 3), Launch(64, 64, 4, 3)),
+    ("attention_forward", 64): (Launch(64, 64, 4, 3), Launch(64, 64, 4, 3), Launch(64, 64, 4, 3)),
     ("attention_forward", 128): (
         Launch(64, 64, 4, 2), Launch(64, 32, 4, 2), Launch(128, 64, 8, 3, reason=_FULL)
     ),
     ("attention_dkdv", 16): (Launch(64, 64, 4, 2), Launch(64, 64, 4, 2), Launch(64, 64, 4, 2)),
     ("attention_dkdv", 32): (Launch(32, 64, 4, 3), Launch(32, 64, 4, 3), Launch(64, 64, 4, 2)),
-    ("attention_dkdv", 64): (Launch(32, 64, 4, 2), Launch(32, 64, 4, 2), Launch(64, 64, 4, 2)),
+    ("attention_dkdv", 64): (Launch(32, 64, 4, 2), Launch(32, 64, 4, 2), Launch(32, 64, 4, 3)),
     ("attention_dkdv", 128): (Launch(32, 32, 4, 2), Launch(32, 32, 4, 2), Launch(32, 64, 4, 3)),
     ("attention_dq", 16): (Launch(64, 64, 4, 3), Launch(64, 64, 4, 3), Launch(64, 64, 4, 3)),
     ("attention_dq", 32): (Launch(64, 64, 4, 3), Launch(64, 64, 4, 3), Launch(64, 64, 4, 3)),
@@ -121,7 +124,7 @@ _ATTENTION_16_BIT = {
     ("attention_dq", 128): (Launch(64, 32, 4, 2), Launch(32, 32, 4, 2), Launch(64, 64, 4, 2)),
 }  # fmt: skip
 
-# The same on every architecture: exact fp32 products run on the ordinary units everywhere.
+# The same on every architecture, exact or in TF32: training takes 16 bits where the card has them.
 _ATTENTION_32_BIT = {
     ("attention_forward", 16): Launch(32, 32, 4, 2),
     ("attention_forward", 32): Launch(32, 32, 4, 2),
@@ -137,11 +140,11 @@ _ATTENTION_32_BIT = {
     ("attention_dq", 128): Launch(32, 16, 4),
 }
 
-# Width class: the launch of the forward and of the backward, on every architecture. 32 elements of
-# a tile per thread in the forward; 16 in the backward, which holds five such tiles at once.
+# Width class: the launch of the forward and of the backward. 32 elements of a tile per thread in
+# the forward; at most 16 in the backward, which holds five such tiles at once.
 _LAYER_NORM = {
     128: (Launch(32, 128, 4), Launch(16, 128, 4)),
-    256: (Launch(16, 256, 4), Launch(8, 256, 4)),
+    256: (Launch(16, 256, 4), Launch(4, 256, 4)),
     512: (Launch(8, 512, 4), Launch(4, 512, 4)),
     1024: (Launch(4, 1024, 4), Launch(2, 1024, 4)),
     2048: (Launch(2, 2048, 4), Launch(1, 2048, 4)),
@@ -153,6 +156,16 @@ _LAYER_NORM = {
 # Programs that sum over all rows, by architecture: a few per SM of an A100 (108), an RTX 4070 (46)
 # and an H200 (132). Fixed, not read off the card, so that every card sums in the same order.
 _LAYER_NORM_PROGRAMS = {"sm_80": 432, "sm_89": 368, "sm_90": 528}
+
+# The backward of GPT-2's widths, and how many times as many programs, with half as much per thread
+# and twice the threads on an SM: on sm_90, where memory is fast enough that a program's reductions
+# show between its loads, and in fp32, where more would spill.
+_HALF_TILES = {
+    512: (Launch(2, 512, 4), 2),
+    1024: (Launch(1, 1024, 4), 2),
+    2048: (Launch(1, 2048, 8), 1),
+}
+
 _GELU_PROGRAMS = {"sm_80": 864, "sm_89": 368, "sm_90": 1056}
 
 
@@ -168,8 +181,10 @@ def _build_table() -> dict[Key, Launch]:
                 table[Key(arch, "attention_delta", size, bits)] = Launch(64, 0, 4)
                 table[Key(arch, "decode_attention", size, bits)] = Launch(1, 64, 4)
             programs = _LAYER_NORM_PROGRAMS[arch]
-            for width, (forward, backward) in _LAYER_NORM.items():
-                summing = dataclasses.replace(backward, programs=programs)
+            halved = _HALF_TILES if arch == "sm_90" or bits == 32 else {}
+            for width, (forward, whole) in _LAYER_NORM.items():
+                backward, times = halved.get(width, (whole, 1))
+                summing = dataclasses.replace(backward, programs=times * programs)
                 table[Key(arch, "layer_norm_forward", width, bits)] = forward
                 table[Key(arch, "layer_norm_backward", width, bits)] = summing
             table[Key(arch, "gelu_forward", 0, bits)] = Launch(8, 256, 4)
@@ -224,8 +239,8 @@ def architecture(device: torch.device) -> str:
     known = [name for name in ARCHITECTURES if int(name.removeprefix("sm_")) <= capability]
     if not known:
         raise ValueError(
-            f"{torch.cuda.get_device_name(device)} is sm_{capability}; the Triton kernels need "
-            f"{ARCHITECTURES[0]} or newer. Take impl='eager'"
+            f"{torch.cuda.get_device_name(device)} is sm_{capability} and the Triton kernels need "
+            f"{ARCHITECTURES[0]} or newer; what runs there is impl='eager'"
         )
     return known[-1]
 
@@ -271,6 +286,12 @@ def write_table(path: Path, entries: dict[Key, Launch], identity: str) -> None:
 
 
 def describe() -> str:
-    """Which table is in use, for logs and checkpoints: "built-in", or the tuned file and its id."""
+    """Which table is in use, for logs and checkpoints: the built-in one or a file, and its id."""
     _look_at_environment()
-    return _tuned_from or "built-in"
+    return _tuned_from or f"built-in ({identity(TABLE)})"
+
+
+def identity(entries: dict[Key, Launch]) -> str:
+    """Twelve hexadecimal digits that are others for other entries."""
+    text = repr([(key, entries[key]) for key in sorted(entries)])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,10 @@ from pygpt import pretrained
 from pygpt.dataset_json import TokenizerInfo
 from pygpt.errors import InputError
 from pygpt.files import sync
+from pygpt.implementations import launch_table
 from pygpt.model import GPT
+
+log = logging.getLogger("pygpt")
 
 _PREFIX = "step-"
 _PARTIAL = ".partial-"
@@ -124,6 +128,7 @@ def load_training(
         )
     if loaded.config != dataclasses.replace(model.config, dropout=loaded.config.dropout):
         raise InputError(f"{path} holds {loaded.config}, and this run trains {model.config}")
+    _compare_launch_tables(pretrained.stored_launch_table(path), launch_table(model.impl))
     model.load_state_dict(loaded.state_dict())
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state[parameter].items():
@@ -132,6 +137,17 @@ def load_training(
                 raise InputError(f"{file} has no {name}/{key} of this model; {_way_out(path)}")
             value.copy_(stored)
     return read_state(path)
+
+
+def _compare_launch_tables(before: str | None, now: str | None) -> None:
+    """Say so if a resumed run sums in another order than it did."""
+    if before and now and before != now:
+        log.warning(
+            "the checkpoint was trained with the launch table %s, and this start takes %s: sums in "
+            "another order, so the run is not to the last bit what it would have been",
+            before,
+            now,
+        )
 
 
 def read_state(path: Path) -> TrainerState:

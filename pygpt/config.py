@@ -278,14 +278,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         **_STDLIB,
         "n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64,
         "batch_tokens": 12 * 64, "max_steps": 3000, "warmup_steps": 100,
-        "learning_rate": 2e-3, "min_lr": 2e-4, "beta2": 0.99, "eval_tokens": 2**16,
+        "learning_rate": 3e-3, "min_lr": 3e-4, "beta2": 0.99, "eval_tokens": 2**16,
         "eval_interval": 700, "checkpoint_interval": 700, "log_interval": 100,
     },
+    # Four passes over the corpus need no dropout, and with it attention would be PyTorch's.
     "stdlib-gpu": {
         **_STDLIB,
         "n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 512,
         "batch_tokens": 32768, "max_steps": 1500, "warmup_steps": 100,
-        "learning_rate": 1e-3, "min_lr": 1e-4, "dropout": 0.1, "eval_tokens": 2**18,
+        "learning_rate": 1e-3, "min_lr": 1e-4, "eval_tokens": 2**18,
     },
     # nanoGPT's config/train_shakespeare_char.py, over bytes.
     "shakespeare-char": {

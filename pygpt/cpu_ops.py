@@ -67,6 +67,7 @@ def cross_entropy_rows(
     _check_vector("lse", lse, rows, torch.float32)
     if row_weight is not None:
         _check_vector("row_weight", row_weight, rows, torch.float32)
+        _check_cpu(row_weight)
     _check_cpu(logits, targets, loss, lse)
     _C.cross_entropy_rows(
         logits=logits.data_ptr(),

@@ -90,7 +90,7 @@ def generate(
     sampling = sampling or Sampling()
     block_size = model.config.block_size
     context = unread = idx[:, -block_size:]
-    cache = KVCache(model.config, idx.size(0), model.wte.weight)
+    cache = KVCache(model.config, idx.size(0))
     for _ in range(max_new_tokens):
         if cache.length + unread.size(1) > block_size:
             context = unread = context[:, -max(1, block_size // 2) :]

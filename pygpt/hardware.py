@@ -6,6 +6,7 @@ import ctypes
 import dataclasses
 import os
 import platform
+import re
 import time
 from pathlib import Path
 from typing import Literal
@@ -18,12 +19,16 @@ from pygpt.errors import InputError
 DType = Literal["float32", "bfloat16"]
 
 
+# What makes another card of a name: one that is not listed then has no data sheet here.
+_VARIANTS = "Ti|SUPER|D|Laptop|NVL"
+
+
 @dataclasses.dataclass(frozen=True)
 class Card:
     """A GPU as its maker's data sheet has it."""
 
     name: str
-    """Part of what `torch.cuda.get_device_name` says."""
+    """Words of what `torch.cuda.get_device_name` says."""
     tflops: float
     """bf16 with fp32 accumulation, dense, TFLOP/s."""
     memory_gib: int
@@ -44,6 +49,11 @@ class Card:
         """Bytes per second."""
         return self.gb_per_second * 1e9
 
+    def is_meant_by(self, name: str) -> bool:
+        """Whether `name` has this card's words, whole and in any case, and is no variant of it."""
+        words = rf"(?<!\w){re.escape(self.name)}(?!\w| (?:{_VARIANTS})\b)"
+        return re.search(words, name, re.IGNORECASE) is not None
+
     def __str__(self) -> str:
         return (
             f"{self.name}: {self.tflops:g} TFLOP/s bf16, {self.memory_gib} GiB, "
@@ -51,7 +61,7 @@ class Card:
         )
 
 
-# A longer name stands before a shorter one that it contains.
+# A longer name stands before a shorter one that it begins with.
 CARDS = (
     Card("RTX 3090", 71.0, 24, 936),
     Card("RTX 4060 Ti", 44.1, 8, 288),
@@ -63,7 +73,9 @@ CARDS = (
     Card("RTX 4080", 97.5, 16, 717),
     Card("RTX 4090", 165.2, 24, 1008),
     Card("A100-SXM4-80GB", 312.0, 80, 2039),
+    Card("A100 80GB PCIe", 312.0, 80, 1935),
     Card("A100", 312.0, 40, 1555),
+    Card("H100 PCIe", 756.0, 80, 2000),
     Card("H100", 989.0, 80, 3350),
     Card("H200", 989.0, 141, 4800),
 )
@@ -84,11 +96,14 @@ class Peak:
 def pick_device(name: str) -> torch.device:
     """The device that `name` means; "auto" is a GPU if there is one.
 
+    A GPU that is picked becomes the current one: events, streams and memory figures that name no
+    device are then those of the GPU at work, with "cuda:1" too.
+
     Raises:
         InputError: no such device here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.empty(0, device=device).tolist()  # not on "meta", which has no memory
@@ -97,6 +112,8 @@ def pick_device(name: str) -> torch.device:
         raise InputError(
             f"device {name!r} can't be used here ({reason}); try auto or cpu"
         ) from error
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
     return device
 
 
@@ -111,7 +128,8 @@ def pick_dtype(name: DType | Literal["auto"], device: torch.device, width: int) 
     if name != "auto":
         return name
     if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bfloat16" if has_bf16 else "float32"
     # A CPU without bf16 instructions emulates them many times slower than fp32. The casts around
     # the GEMMs cost a little where it has them: a small lead does not pay.
     lead = gemm_rate(device, torch.bfloat16, width) / gemm_rate(device, torch.float32, width)
@@ -131,7 +149,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> Peak:
 def card_of(device: torch.device) -> Card | None:
     """The entry of CARDS for a CUDA device; None for one that is not listed."""
     name = torch.cuda.get_device_name(device)
-    return next((card for card in CARDS if card.name in name), None)
+    return next((card for card in CARDS if card.is_meant_by(name)), None)
 
 
 def named_card(name: str) -> Card:
@@ -141,7 +159,7 @@ def named_card(name: str) -> Card:
         InputError: there is none, with those there are.
     """
     for card in CARDS:
-        if card.name.lower() in name.lower():
+        if card.is_meant_by(name):
             return card
     raise InputError(
         f"no data of a card {name!r}; there are {', '.join(card.name for card in CARDS)}"
@@ -175,7 +193,8 @@ def free_memory(device: torch.device) -> int:
 def gemm_rate(device: torch.device, dtype: torch.dtype, width: int) -> float:
     """Operations per second of a (1024, width) × (width, width) matrix product.
 
-    Above a width of 4096, where it no longer changes, that of 4096. The best of 15: whatever else runs on the machine only ever makes it slower.
+    Above a width of 4096, where it no longer changes, that of 4096. The best of 15: whatever else
+    runs on the machine only ever makes it slower.
     """
     width = min(width, 4096)
     a = torch.randn(1024, width, device=device).to(dtype)

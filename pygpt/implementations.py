@@ -5,19 +5,24 @@ Beside ``eager``, plain PyTorch in `pygpt.ops`, there is
 - ``triton``: a kernel of ``pygpt.kernels`` on a GPU (or under ``TRITON_INTERPRET=1`` on a CPU);
 - ``native``: C++ of ``pygpt._C`` on a CPU.
 
-Asking for one that can't run is an error that says why; nothing falls back in silence.
+Asking for one that can't run is an error that says why; nothing falls back in silence. "auto" takes
+eager on a card that the Triton kernels can't run on, and says so once.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
+import logging
 import os
 
 import torch
 
 from pygpt import cpu_ops
 from pygpt.errors import InputError
+
+log = logging.getLogger("pygpt")
 
 IMPLS = ("eager", "triton", "native")
 
@@ -97,7 +102,8 @@ def select(op: str, impl: str, device: torch.device) -> str:
     """
     if impl == "auto":
         where = cpu_level() if device.type == "cpu" else device.type
-        return _FASTEST[op].get(where, "eager")
+        fastest = _FASTEST[op].get(where, "eager")
+        return "eager" if fastest == "triton" and not _triton_runs(device) else fastest
     if impl != "eager":
         there_are = tuple(dict.fromkeys(_FASTEST[op].values()))
         if impl not in there_are:
@@ -119,6 +125,36 @@ def cpu_level() -> str:
     if level not in levels:
         raise InputError(f"PYGPT_CPU_LEVEL={level} can't run here; this CPU has {levels}")
     return level
+
+
+@torch.compiler.assume_constant_result
+def _triton_runs(device: torch.device) -> bool:
+    """Whether the Triton kernels run on a GPU; if not, a warning says why, once."""
+    why_not = _why_not_triton(device)
+    if why_not:
+        warn_once(f"impl='auto' means eager on {device}: {why_not}")
+    return not why_not
+
+
+@functools.cache
+def _why_not_triton(device: torch.device) -> str:
+    """Why the Triton kernels can't run on a GPU; "" if they can, or if there is none to ask."""
+    if importlib.util.find_spec("triton") is None:
+        return "the triton package is not installed"
+    if torch.cuda.is_available():
+        from pygpt.kernels import launch
+
+        try:
+            launch.architecture(device)
+        except ValueError as error:
+            return str(error)
+    return ""
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Log a warning the first time it is given."""
+    log.warning(message)
 
 
 def _check_triton(op: str, device: torch.device) -> None:

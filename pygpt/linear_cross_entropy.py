@@ -27,8 +27,9 @@ import torch
 from torch import Tensor
 
 # What the logits of a chunk may take, by device type. The weight's gradient (V × C in fp32) is read
-# and written once a chunk, so a chunk has to be long: at V = 50,304 in bf16 these are 2,560 tokens
-# and 640. On a CPU, 384 wide, 256 tokens take a quarter more time, and 1,280 or 2,048 no less.
+# and written once a chunk, so a chunk has to be long: at V = 50,304 in bf16 these are at most 2,560
+# tokens and 640. On a CPU, 384 wide, 256 tokens take a quarter more time, and 1,280 or 2,048 no
+# less.
 LOGITS_BYTES = {"cuda": 256 << 20, "cpu": 64 << 20}
 
 # GEMM dtypes each implementation takes.
@@ -59,14 +60,14 @@ def linear_cross_entropy(
     z_loss: float,
     label_smoothing: float,
     impl: str,
-) -> tuple[Tensor, Tensor]:
-    """The loss, reduced, and each token's log-sum-exp (M,), which carries no gradient.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss, reduced, and without gradients each token's loss and log-sum-exp, (M,).
 
     Args and errors: see `pygpt.ops.linear_cross_entropy`. `gemm_dtype` is the dtype of the GEMMs
     and `impl` the row kernel's, "triton" or "native".
     """
     differentiate = torch.is_grad_enabled()
-    loss, lse, _, _ = torch.ops.pygpt.linear_cross_entropy(
+    loss, losses, lse, _, _ = torch.ops.pygpt.linear_cross_entropy(
         x,
         weight,
         targets,
@@ -79,7 +80,7 @@ def linear_cross_entropy(
         differentiate and x.requires_grad,
         differentiate and weight.requires_grad,
     )
-    return loss, lse
+    return loss, losses, lse
 
 
 # --- the operator ---------------------------------------------------------------------------------
@@ -99,19 +100,19 @@ def _forward(
     impl: str,
     need_dx: bool,
     need_dweight: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The reduced loss, lse, and the gradients of the *summed* loss (empty where not needed)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The reduced loss, each token's, lse, the *summed* loss's gradients (empty if not needed)."""
     loss = Loss(ignore_index, z_loss, label_smoothing, impl)
     at_once = reduction != "none"  # see the module's docstring
     per_token, lse, dx, dweight = _by_chunks(
         x, weight, targets, gemm_dtype, loss, None, at_once and need_dx, at_once and need_dweight
     )
     if reduction == "none":
-        return per_token, lse, dx, dweight
+        return per_token.clone(), per_token, lse, dx, dweight
     total = per_token.sum(dtype=torch.float64)
     if reduction == "mean":
         total = total / (targets != ignore_index).sum()
-    return total.float(), lse, dx, dweight
+    return total.float(), per_token, lse, dx, dweight
 
 
 @_forward.register_fake
@@ -127,11 +128,14 @@ def _forward_fake(
     impl: str,
     need_dx: bool,
     need_dweight: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     at_once = reduction != "none"
     per_token = x.new_empty(x.size(0), dtype=torch.float32)
     return (
-        per_token if reduction == "none" else x.new_empty((), dtype=torch.float32),
+        torch.empty_like(per_token)
+        if reduction == "none"
+        else x.new_empty((), dtype=torch.float32),
+        per_token,
         torch.empty_like(per_token),
         x.new_empty(x.shape if at_once and need_dx else 0, dtype=gemm_dtype),
         x.new_empty(weight.shape if at_once and need_dweight else 0, dtype=torch.float32),
@@ -183,8 +187,8 @@ def _weighted_gradients_fake(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, weight, targets, *options = inputs
-    _, lse, dx, dweight = output
-    ctx.mark_non_differentiable(lse, dx, dweight)
+    _, losses, lse, dx, dweight = output
+    ctx.mark_non_differentiable(losses, lse, dx, dweight)
     ctx.set_materialize_grads(False)
     ctx.gemm_dtype, ctx.ignore_index, ctx.reduction, *ctx.loss_options, _, _ = options
     ctx.dtypes = x.dtype, weight.dtype
@@ -259,7 +263,7 @@ def _by_chunks(
     dx is in the GEMM's dtype, dweight in fp32; a gradient that isn't needed is empty.
     """
     (n_tokens, width), vocab = x.shape, weight.size(0)
-    if x.device.type == "cpu":
+    if x.device.type == "cpu" or torch.is_anomaly_enabled():
         _check_range(targets, vocab, loss.ignore_index)
     row_kernel = _row_kernel(loss.impl)
     x = x.to(gemm_dtype).contiguous()
@@ -272,7 +276,7 @@ def _by_chunks(
     if n_tokens == 0:
         dweight.zero_()
 
-    chunk = min(n_tokens, _chunk_tokens(vocab, gemm_dtype, x.device))
+    chunk = chunk_tokens(n_tokens, vocab, gemm_dtype.itemsize, x.device.type)
     buffer = x.new_empty(chunk, vocab)
     # The operator runs inside the caller's autocast, which must not touch these GEMMs.
     with torch.autocast(x.device.type, enabled=False):
@@ -310,7 +314,7 @@ def _row_kernel(impl: str) -> Callable[..., None]:
 
 
 def _check_range(targets: Tensor, vocab: int, ignore_index: int) -> None:
-    """On a CPU, where it costs nothing; on a GPU it would wait for the device every step.
+    """On a CPU, where it costs nothing; a GPU would have to be waited for every step.
 
     Raises:
         IndexError: as PyTorch's own cross-entropy does.
@@ -324,10 +328,26 @@ def _check_range(targets: Tensor, vocab: int, ignore_index: int) -> None:
         )
 
 
-def _chunk_tokens(vocab: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Tokens whose logits fit into LOGITS_BYTES: at least 1, a multiple of 128 from there on."""
-    tokens = max(1, LOGITS_BYTES[device.type] // (vocab * dtype.itemsize))
-    return tokens if tokens < 128 else tokens // 128 * 128
+def chunk_tokens(tokens: int, vocab: int, itemsize: int, device: str) -> int:
+    """Tokens of a chunk: as few chunks as LOGITS_BYTES allows, and all of about the same length.
+
+    A short chunk at the end would read and write the weight's whole gradient for little.
+
+    Args:
+        tokens: all there are.
+        vocab: rows of the weight.
+        itemsize: bytes of a logit.
+        device: type of the device.
+
+    Returns:
+        A multiple of 128 where the budget allows that many; never more than `tokens`.
+    """
+    most = max(1, LOGITS_BYTES[device] // (vocab * itemsize))
+    if most >= 128:
+        most = most // 128 * 128
+    chunks = max(1, -(-tokens // most))
+    even = -(-tokens // chunks)
+    return min(tokens, most, -(-even // 128) * 128)
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor, first: bool) -> None:

@@ -18,7 +18,7 @@ from pygpt.config import GPTConfig, TrainConfig
 from pygpt.cpu_attention import heads_at_once
 from pygpt.errors import InputError
 from pygpt.implementations import Implementations
-from pygpt.linear_cross_entropy import LOGITS_BYTES
+from pygpt.linear_cross_entropy import chunk_tokens
 
 # Of the state each tensor is known, and a caching allocator rounds each up to 2 MiB: 3 % at the
 # sizes of gpt2-xl. The rest is good to 10 %, and comes and goes: it leaves gaps.
@@ -351,7 +351,8 @@ def _loss(
     logits, weight = tokens * config.vocab_size, config.vocab_size * config.n_embd
     cast = 0 if s == FP32 else s * weight
     if impl.linear_cross_entropy != "eager":
-        buffers = min(s * logits, LOGITS_BYTES[device])  # a chunk at a time
+        chunk = chunk_tokens(tokens, config.vocab_size, s, device)
+        buffers = s * chunk * config.vocab_size
         buffers += FP32 * weight + s * tokens * config.n_embd  # gradients of the weight and of x
         buffers += 2 * FP32 * tokens  # each token's loss and log-sum-exp
         # On a CPU a chunk's part of the weight's gradient is made in bf16, then added.

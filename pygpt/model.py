@@ -50,13 +50,15 @@ class LayerNorm(nn.Module):
 class KVCache:
     """Keys and values of the positions seen so far: what makes a decoding step cheap."""
 
-    def __init__(self, config: GPTConfig, batch_size: int, like: Tensor) -> None:
-        shape = (config.n_layer, 2, batch_size, config.block_size, config.n_embd)
-        self._kv = torch.zeros(shape, dtype=like.dtype, device=like.device)
+    def __init__(self, config: GPTConfig, batch_size: int) -> None:
+        self._shape = (config.n_layer, 2, batch_size, config.block_size, config.n_embd)
+        self._kv: Tensor | None = None  # until the first keys show their dtype, autocast's or not
         self.length = 0
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store (B, T, C) keys and values behind those of `layer`; return all of them."""
+        if self._kv is None:
+            self._kv = k.new_zeros(self._shape)
         end = self.length + k.size(1)
         self._kv[layer, 0, :, self.length : end] = k
         self._kv[layer, 1, :, self.length : end] = v

@@ -9,8 +9,6 @@ Sizes in the docstrings: B sequences, T positions, C = n_embd channels, V vocabu
 
 from __future__ import annotations
 
-import functools
-import logging
 from typing import Any, Literal, overload
 
 import torch
@@ -19,10 +17,7 @@ from torch import Tensor
 
 from pygpt import cpu_attention, cpu_gelu
 from pygpt import linear_cross_entropy as fused_loss
-from pygpt.implementations import select
-
-log = logging.getLogger("pygpt")
-
+from pygpt.implementations import select, warn_once
 
 # Messages are put together only when they are raised: under torch.compile a shape that goes into a
 # string is a constant from then on, and every other length would be compiled anew.
@@ -109,12 +104,7 @@ def _attention_eager(qkv: Tensor, n_head: int, dropout: float) -> Tensor:
 # Runs while torch.compile traces, not in the graph.
 @torch.compiler.assume_constant_result
 def _notice_dropout(impl: str) -> None:
-    _warn_once(f"attention: impl={impl!r} has no dropout; it runs as impl='eager'")
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    log.warning(message)
+    warn_once(f"attention: impl={impl!r} has no dropout; it runs as impl='eager'")
 
 
 def decode_attention(q: Tensor, k: Tensor, v: Tensor, n_head: int, *, impl: str = "auto") -> Tensor:
@@ -295,13 +285,18 @@ def gelu(
 
 @overload
 def linear_cross_entropy(
-    x: Tensor, weight: Tensor, targets: Tensor, *, return_lse: Literal[True], **options: Any
-) -> tuple[Tensor, Tensor]: ...
+    x: Tensor, weight: Tensor, targets: Tensor, *, return_per_token: Literal[True], **options: Any
+) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
 @overload
 def linear_cross_entropy(
-    x: Tensor, weight: Tensor, targets: Tensor, *, return_lse: Literal[False] = ..., **options: Any
+    x: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    return_per_token: Literal[False] = ...,
+    **options: Any,
 ) -> Tensor: ...
 
 
@@ -314,9 +309,9 @@ def linear_cross_entropy(  # type: ignore[misc]  # its overloads say **options f
     reduction: str = "mean",
     z_loss: float = 0.0,
     label_smoothing: float = 0.0,
-    return_lse: bool = False,
+    return_per_token: bool = False,
     impl: str = "auto",
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor | tuple[Tensor, Tensor, Tensor]:
     """The head and its loss: cross-entropy of softmax(x·weightᵀ) against the targets, in nats.
 
     The triton and native implementations never hold the (M, V) logits and compute the gradients
@@ -331,17 +326,19 @@ def linear_cross_entropy(  # type: ignore[misc]  # its overloads say **options f
         reduction: "mean" over the targets that count, "sum", or "none": (M,), 0 where ignored.
         z_loss: weight of the added lse² (Chowdhery et al. 2022, section 5).
         label_smoothing: share of the target spread over all ids, as in `F.cross_entropy`.
-        return_lse: also return the log-sum-exp of each token's logits, without a gradient.
+        return_per_token: also return each token's loss and the log-sum-exp of its logits.
         impl: see the module's docstring.
 
     Returns:
         The loss in fp32 (fp64 of fp64): a scalar, or (M,) for "none". "mean" of no target at all is
-        NaN with zero gradients, as in PyTorch. With `return_lse`, (loss, lse), lse (M,).
+        NaN with zero gradients, as in PyTorch. With `return_per_token`, (loss, losses, lse): the
+        other two are (M,), in the loss's dtype, and carry no gradient.
 
     Raises:
-        ValueError: shapes or dtypes that disagree, or another reduction.
-        IndexError: on a CPU, a target outside [0, V). On a GPU, where looking would cost a wait,
-            eager trips a device assertion and triton makes that token's loss and gradient NaN.
+        ValueError: shapes, dtypes or devices that disagree, or another reduction.
+        IndexError: a target outside [0, V), on a CPU. On a GPU looking costs a wait, so it is done
+            under `torch.autograd.detect_anomaly` alone; otherwise eager trips a device assertion
+            and triton makes that token's loss and gradient NaN.
     """
     if x.dim() != 2 or weight.dim() != 2 or x.size(1) != weight.size(1):
         raise ValueError(
@@ -357,17 +354,18 @@ def linear_cross_entropy(  # type: ignore[misc]  # its overloads say **options f
         raise ValueError(
             f"linear_cross_entropy: reduction={reduction!r} is none of 'mean', 'sum', 'none'"
         )
+    _check_devices("linear_cross_entropy", x, weight, targets)
     chosen = select("linear_cross_entropy", impl, x.device)
     gemm_dtype = _gemm_dtype(x, weight)
     if chosen != "eager":
         takes = fused_loss.DTYPES[chosen]
         chosen = _for_dtype("linear_cross_entropy", impl, chosen, gemm_dtype, takes)
     if chosen == "eager":
-        loss, lse = _linear_cross_entropy_eager(
-            x, weight, targets, ignore_index, reduction, z_loss, label_smoothing, return_lse
+        loss, losses, lse = _linear_cross_entropy_eager(
+            x, weight, targets, ignore_index, reduction, z_loss, label_smoothing, return_per_token
         )
     else:
-        loss, lse = fused_loss.linear_cross_entropy(
+        loss, losses, lse = fused_loss.linear_cross_entropy(
             x,
             weight,
             targets,
@@ -378,7 +376,7 @@ def linear_cross_entropy(  # type: ignore[misc]  # its overloads say **options f
             label_smoothing=label_smoothing,
             impl=chosen,
         )
-    return (loss, lse) if return_lse else loss
+    return (loss, losses, lse) if return_per_token else loss
 
 
 def _gemm_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
@@ -401,27 +399,24 @@ def _linear_cross_entropy_eager(
     reduction: str,
     z_loss: float,
     label_smoothing: float,
-    return_lse: bool,
-) -> tuple[Tensor, Tensor]:
+    with_lse: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss, and without gradient each token's loss and, `with_lse`, log-sum-exp."""
     logits = F.linear(x, weight)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    loss = F.cross_entropy(
+    losses = F.cross_entropy(
         logits,
         targets,
         ignore_index=ignore_index,
-        reduction=reduction,
+        reduction="none",
         label_smoothing=label_smoothing,
     )
     # Another pass over all logits: only where something asks for it.
-    lse = logits.logsumexp(dim=1) if z_loss or return_lse else logits.new_empty(0)
+    lse = logits.logsumexp(dim=1) if z_loss or with_lse else logits.new_empty(0)
+    ignored = targets == ignore_index
     if z_loss:
-        squares = lse.square().masked_fill(targets == ignore_index, 0.0)
-        loss = loss + z_loss * _reduce(squares, targets != ignore_index, reduction)
-    return loss, lse.detach()
-
-
-def _reduce(per_token: Tensor, counts: Tensor, reduction: str) -> Tensor:
-    if reduction == "none":
-        return per_token
-    total = per_token.sum()
-    return total / counts.sum() if reduction == "mean" else total
+        losses = losses + z_loss * lse.square().masked_fill(ignored, 0.0)
+    loss = losses if reduction == "none" else losses.sum()
+    if reduction == "mean":
+        loss = loss / (~ignored).sum()
+    return loss, losses.detach(), lse.detach()

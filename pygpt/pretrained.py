@@ -127,6 +127,12 @@ def load(directory: Path, *, impl: str = "auto") -> tuple[GPT, TokenizerInfo]:
     return model, tokenizer
 
 
+def stored_launch_table(directory: Path) -> str | None:
+    """The launch table that a checkpoint's kernels took; None where it had no Triton kernels."""
+    table: str | None = (_read_config(directory).get("pygpt") or {}).get("launch_table")
+    return table
+
+
 def _read_config(directory: Path) -> dict[str, Any]:
     path = directory / "config.json"
     try:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pygpt.config import GPTConfig
 from pygpt.hardware import Card
-from pygpt.linear_cross_entropy import LOGITS_BYTES
+from pygpt.linear_cross_entropy import chunk_tokens
 
 BF16 = 2
 FP32 = 4
@@ -61,7 +61,7 @@ def step_bound(
 
     # The row kernel reads the logits and writes their gradient. The weight's gradient, in fp32, is
     # read and written once a chunk.
-    chunk = min(tokens, LOGITS_BYTES["cuda"] // (BF16 * v))
+    chunk = chunk_tokens(tokens, v, BF16, "cuda")
     loss_bytes = 2 * BF16 * v + 2 * FP32 * v * c / chunk
 
     # Forward: the sublayer's output and the stream are read, the sum and its norm written.

@@ -80,7 +80,6 @@ def train(
     device = torch.device(config.device)
     torch.manual_seed(config.seed)
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # whose stream events are recorded in
         torch.set_float32_matmul_precision("high")  # TF32 where a GEMM is not in bf16
     model_config = _model_config(config, train_split)
     model = GPT(model_config, config.impl, checkpoint_activations=config.checkpoint_activations).to(

@@ -10,7 +10,7 @@ it from a run's first step on, or not at all.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import functools
 import itertools
 import math
 import os
@@ -28,6 +28,7 @@ from torch import Tensor
 from pygpt import cli, ops
 from pygpt.errors import InputError
 from pygpt.kernels import launch
+from pygpt.linear_cross_entropy import chunk_tokens
 
 Call = Callable[[], object]
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -44,6 +45,8 @@ class TuneConfig:
     """n_embd / n_head."""
     width: int = 768
     """n_embd."""
+    vocab: int = 50_304
+    """Rows of the embedding table."""
     positions: int = 1024
     """block_size."""
     batch: int = 8
@@ -65,8 +68,8 @@ def main() -> None:
     path = config.out or _default_path()
     launch.use_table(None)  # what is to be beaten is the built-in table
     winners = dict(_tune(config, torch.device("cuda")))
-    identity = hashlib.sha256(repr(sorted(winners.items(), key=str)).encode()).hexdigest()[:12]
-    launch.write_table(path, winners, f"{torch.cuda.get_device_name()}, {identity}")
+    identity = f"{torch.cuda.get_device_name()}, {launch.identity(winners)}"
+    launch.write_table(path, winners, identity)
     print(f"{len(winners)} configurations beat the built-in ones; to use them:")
     print(f"  export PYGPT_LAUNCH_TABLE={shlex.quote(str(path))}")
 
@@ -130,6 +133,7 @@ def _calls(config: TuneConfig, device: torch.device) -> Iterator[tuple[str, int,
     residual = draw(*shape, C, dtype=torch.float32)  # as under autocast; so are the parameters
     weight, bias = draw(C, dtype=torch.float32), draw(C, dtype=torch.float32)
     wide_bias = draw(4 * C, dtype=torch.float32)
+    query, cache = draw(config.batch, 1, C).detach(), x.detach()
 
     def attention() -> Tensor:
         return ops.attention(qkv, n_head, impl="triton")
@@ -140,6 +144,9 @@ def _calls(config: TuneConfig, device: torch.device) -> Iterator[tuple[str, int,
     def gelu() -> Tensor:
         return ops.gelu(hidden, wide_bias, impl="triton")
 
+    def decode() -> Tensor:
+        return ops.decode_attention(query, cache, cache, n_head, impl="triton")
+
     head, width = launch.head_class(config.head_size), launch.width_class(config.width)
     yield "attention_forward", head, attention
     for kernel in ("attention_dkdv", "attention_dq", "attention_delta"):
@@ -148,6 +155,25 @@ def _calls(config: TuneConfig, device: torch.device) -> Iterator[tuple[str, int,
     yield "layer_norm_backward", width, _backward_of(norm)
     yield "gelu_forward", 0, gelu
     yield "gelu_backward", 0, _backward_of(gelu)
+    yield "cross_entropy", 0, _cross_entropy(config, device)
+    yield "decode_attention", head, decode
+
+
+def _cross_entropy(config: TuneConfig, device: torch.device) -> Call:
+    """The row kernel over one chunk of logits, which it overwrites: the time is the same again."""
+    from pygpt.kernels.cross_entropy import cross_entropy_rows
+
+    dtype = DTYPES[config.dtype]
+    tokens = chunk_tokens(
+        config.batch * config.positions, config.vocab, dtype.itemsize, device.type
+    )
+    logits = torch.randn(tokens, config.vocab, device=device, dtype=dtype)
+    targets = torch.randint(config.vocab, (tokens,), device=device)
+    loss, lse = torch.empty(2, tokens, device=device)
+    return functools.partial(
+        cross_entropy_rows, logits, targets, loss, lse, None,
+        ignore_index=-100, z_loss=0.0, label_smoothing=0.0, gradient=True,
+    )  # fmt: skip
 
 
 def _backward_of(forward: Callable[[], Tensor]) -> Call:
@@ -160,6 +186,13 @@ def _candidates(op: str, size: int, fixed: launch.Launch) -> Iterator[launch.Lau
     if op == "attention_delta":
         for rows, warps in itertools.product((32, 64, 128, 256), (2, 4, 8)):
             yield launch.Launch(rows, 0, warps)
+    elif op == "cross_entropy":
+        for columns, warps in itertools.product((1024, 2048, 4096, 8192, 16384), (4, 8, 16, 32)):
+            if columns >= 32 * warps:
+                yield launch.Launch(1, columns, warps)
+    elif op == "decode_attention":
+        for columns, warps in itertools.product((16, 32, 64, 128, 256), (1, 2, 4, 8)):
+            yield launch.Launch(1, columns, warps)
     elif op.startswith("attention"):
         tiles = (32, 64, 128)
         for rows, columns, warps, stages in itertools.product(tiles, tiles, (4, 8), (2, 3, 4)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -65,7 +66,9 @@ def test_entries_fit_their_cards(tmp_path: Path, seed: int) -> None:
     """
     ops = (
         ("attention_forward", 64), ("attention_dkdv", 64), ("attention_dq", 64),
+        ("attention_forward", 32), ("attention_dkdv", 32), ("attention_dq", 32),
         ("layer_norm_forward", 1024), ("layer_norm_backward", 1024), ("gelu_backward", 0),
+        ("cross_entropy", 0),
     )  # fmt: skip
     jobs = {(arch, op, size, "bfloat16") for arch in launch.ARCHITECTURES for op, size in ops}
     for key in random.Random(seed).sample(sorted(launch.TABLE), 6):
@@ -119,7 +122,7 @@ def test_tuned_table_only_on_request(
     path = tmp_path / "table.json"
     launch.write_table(path, {key: tuned}, "a card, 123")
     assert launch.find("gelu_forward", 0, x) == launch.TABLE[key]
-    assert launch.describe() == "built-in"
+    assert re.fullmatch(r"built-in \([0-9a-f]{12}\)", launch.describe())
 
     monkeypatch.setenv("PYGPT_LAUNCH_TABLE", str(path))
     monkeypatch.setattr(launch, "_tuned_from", None)  # as at the start of a process

@@ -56,11 +56,27 @@ def test_parity_on_random_shapes() -> None:
     _check(torch.randn(B, T, 3 * n_head * D, device=DEVICE), n_head)
 
 
-def test_large_magnitudes() -> None:
-    """Scores near ±1e8·√D: the softmax is one-hot, and nothing may overflow into NaN."""
-    qkv = torch.randn(1, 70, 96, device=DEVICE).sign() * 1e4
+def _large(magnitude: float) -> Tensor:
+    """Queries and keys of ±magnitude: the keys of the largest score share all the weight."""
+    qkv = torch.randn(1, 70, 96, device=DEVICE).sign() * magnitude
     qkv[..., 64:] = torch.randn(1, 70, 32, device=DEVICE)
-    _check(qkv, 1)
+    return qkv
+
+
+def test_large_magnitudes() -> None:
+    """Scores up to 1e8·√D: nothing may overflow into NaN."""
+    qkv = _large(1e4)
+    got, twin, exact = (
+        ops.attention(x, 1, impl=impl)
+        for x, impl in ((qkv, "triton"), (qkv, "eager"), (qkv.double(), "eager"))
+    )
+    assert_close_as_eager(got, twin, exact, 2.0)
+
+
+def test_gradients_at_large_magnitudes() -> None:
+    """Scores up to 100·√D. The backward subtracts the log-sum-exp, which is as large: with scores
+    far beyond, fp32 keeps no digit of the difference, in eager either."""
+    _check(_large(10.0), 1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -107,6 +123,21 @@ def test_causality() -> None:
     before, after = (ops.attention(x, 2, impl="triton") for x in (qkv, changed))
     assert torch.equal(before[:, :40], after[:, :40])
     assert not torch.equal(before[:, 40:], after[:, 40:])
+
+
+def test_products_of_fp32_take_tf32_where_torch_may() -> None:
+    from pygpt.kernels.attention import _constants
+
+    qkv = torch.randn(1, 2, 96)
+    before = torch.get_float32_matmul_precision()
+    found = []
+    try:
+        for setting in ("highest", "high"):
+            torch.set_float32_matmul_precision(setting)
+            found += [_constants(x, 32)["PRECISION"] for x in (qkv, qkv.half())]
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert found == ["ieee", "ieee", "tf32", "ieee"]
 
 
 def test_head_too_large_is_refused() -> None:

@@ -11,8 +11,9 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -111,7 +112,7 @@ def test_gpu_sh_takes_nanogpt_along(tmp_path: Path) -> None:
 
 def test_gpu_sh_shares_out_less_than_eight_minutes() -> None:
     text = (BENCH / "gpu.sh").read_text("utf-8")
-    shares = re.findall(r"^ +(?:run|step) \S+ (\d+) |^planned=(\d+)", text, re.MULTILINE)
+    shares = re.findall(r"^ +(?:run|step) \S+ (\d+)\b|^planned=(\d+)", text, re.MULTILINE)
     seconds = [int(run or planned) for run, planned in shares]
     assert len(seconds) == len(PARTS) + 1
     assert sum(seconds) == int(re.search(r"share of (\d+) s", text)[1])  # type: ignore[index]
@@ -140,7 +141,9 @@ def test_harness_end_to_end_on_small_shapes(
     if not torch.cuda.is_available():
         monkeypatch.setattr(common, "DEVICE", "cpu")
         monkeypatch.setattr(bench, "DTYPE", torch.float16)
-        monkeypatch.setattr(common, "compiled", lambda op: torch.compile(op, backend="aot_eager"))
+        monkeypatch.setattr(
+            common, "compiled", lambda op, key: torch.compile(op, backend="aot_eager")
+        )
     monkeypatch.setattr(common, "time_call", clock)
     monkeypatch.setattr(common, "peak_bytes", lambda call, device: 0)
     monkeypatch.setattr(common.report, "describe_environment", lambda device: machine)
@@ -149,7 +152,7 @@ def test_harness_end_to_end_on_small_shapes(
     if name == "attention":
         monkeypatch.setattr(bench, "SHAPES", ((1, 8, 1, 16),))
     else:
-        monkeypatch.setattr(bench, "ROWS", 4)
+        monkeypatch.setattr(common, "rows", lambda width: 4)
         monkeypatch.setattr(bench, "WIDTHS", (24,))
 
     on_cards_only = ("sdpa efficient", "sdpa cudnn")
@@ -162,6 +165,54 @@ def test_harness_end_to_end_on_small_shapes(
     assert [row["impl"] for row in results["results"]] == [case.impl for case in cases]
     assert all(row["share"] > 0 for row in results["results"])
     assert {row["direction"] for row in results["results"]} == {"forward", "backward", "both"}
+
+
+def test_pytest_collects_the_benchmarks() -> None:
+    files = [f"bench/bench_{name}.py" for name in NAMES]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--benchmark-enable", "--collect-only", "-q", *files],
+        cwd=BENCH.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in NAMES:
+        assert f"bench/bench_{name}.py::test_{name}[" in done.stdout
+
+
+def test_one_compilation_serves_every_direction(
+    common: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common, "DEVICE", "cpu")
+    monkeypatch.setattr(common, "rows", lambda width: 4)
+    gelu = importlib.import_module("bench_gelu")
+    monkeypatch.setattr(gelu, "DTYPE", torch.float32)
+    graphs = 0
+
+    def count(module: torch.fx.GraphModule, inputs: object) -> object:
+        nonlocal graphs
+        graphs += 1
+        return module.forward
+
+    original = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda op, **how: original(op, backend=count, **how))
+    monkeypatch.setattr(common, "_compiled", {})
+    for width in (8, 24):
+        for direction in common.DIRECTIONS:
+            gelu._make("torch.compile", direction, width)()
+    assert graphs == 2
+
+
+def test_rows_of_a_card_of_any_size(common: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = 141 * 2**30
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=memory)
+    )
+    assert common.rows(384) * 384 * 2 == pytest.approx(256 << 20, rel=0.01)
+    memory = 8 * 2**30
+    assert common.rows(384) * 384 * 2 == pytest.approx(memory / 40, rel=0.01)
 
 
 def test_a_case_that_fails_leaves_the_others(

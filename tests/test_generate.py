@@ -33,6 +33,13 @@ def test_greedy_with_cache_is_argmax_without(model: GPT) -> None:
     assert prompt + greedy == context
 
 
+def test_under_autocast_the_cache_takes_the_dtype_of_the_keys(model: GPT) -> None:
+    model.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        greedy = ids(model, [3, 1, 4], 20, sampling=Sampling(temperature=0))
+    assert len(greedy) == 20
+
+
 def test_past_block_size_each_id_sees_at_least_half_a_context(model: GPT) -> None:
     out = ids(model, [7], 50, sampling=Sampling(temperature=0))
     assert len(out) == 50

@@ -69,7 +69,7 @@ def stored(run: Run, file: str) -> dict[str, torch.Tensor]:
 # On a CPU both ways compute with the same operations in the same order. What differs is where
 # numbers lie, so that anything but equality is a fault.
 @pytest.mark.parametrize(
-    "flags", [(), ("--compile", "--dropout", "0"), ("--checkpoint-activations",)]
+    "flags", [(), ("--compile", "True", "--dropout", "0"), ("--checkpoint-activations",)]
 )
 def test_a_run_is_the_same_with_the_optimizer_on_the_host(
     run_train: Callable[..., Run], flags: tuple[str, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from collections.abc import Callable
 
@@ -13,8 +14,9 @@ from pygpt import cpu_ops, implementations, ops
 from pygpt.config import GPTConfig
 from pygpt.errors import InputError
 from pygpt.implementations import Implementations, select
+from pygpt.kernels import launch
 from pygpt.model import GPT
-from tests.parity import DEVICE, assert_close_as_eager
+from tests.parity import DEVICE, assert_close_as_eager, gpu
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")
@@ -54,6 +56,40 @@ def test_parse_refuses(spec: str, message: str) -> None:
 def test_auto_is_triton_on_a_card_and_eager_elsewhere(op: str) -> None:
     assert select(op, "auto", CUDA) == "triton"
     assert select(op, "auto", torch.device("mps")) == "eager"
+
+
+@pytest.mark.parametrize("lacking", ["sm_80", "triton"])
+def test_auto_where_triton_cannot_run_is_eager_with_one_notice(
+    lacking: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for cached in (implementations._why_not_triton, implementations.warn_once, launch.architecture):
+        cached.cache_clear()
+    if lacking == "triton":
+        find_spec = importlib.util.find_spec
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name: None if name == "triton" else find_spec(name)
+        )
+        why = "the triton package is not installed"
+    else:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+        why = "Tesla T4 is sm_75 and the Triton kernels need sm_80 or newer"
+    with caplog.at_level(logging.WARNING, "pygpt"):
+        resolved = Implementations().resolve(CUDA)
+    assert resolved == Implementations(*["eager"] * 4)
+    (message,) = (record.message for record in caplog.records)
+    assert message.startswith(f"impl='auto' means eager on cuda: {why}")
+    for cached in (implementations._why_not_triton, launch.architecture):
+        cached.cache_clear()
+
+
+def test_asking_whether_triton_runs_is_no_graph_break() -> None:
+    def halve_where_it_runs(x: Tensor) -> Tensor:
+        return x / 2 if implementations._triton_runs(x.device) else x
+
+    compiled = torch.compile(halve_where_it_runs, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(_ones(3)), _ones(3) / 2)
 
 
 def test_auto_on_a_cpu_goes_by_its_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,6 +162,13 @@ def test_mixed_devices_are_refused() -> None:
         ops.layer_norm(_ones(2, 4), elsewhere, impl="eager")
     with pytest.raises(ValueError, match="gelu: operands are on different devices"):
         ops.gelu(_ones(2, 4), elsewhere, impl="eager")
+    with pytest.raises(ValueError, match="linear_cross_entropy: operands are on different devices"):
+        ops.linear_cross_entropy(
+            _ones(2, 4), torch.ones(9, 4, device="meta"), _ones(2).long(), impl="eager"
+        )
+    targets = torch.ones(2, device="meta", dtype=torch.int64)
+    with pytest.raises(ValueError, match="linear_cross_entropy: operands are on different devices"):
+        ops.linear_cross_entropy(_ones(2, 4), _ones(9, 4), targets, impl="eager")
 
 
 def test_dtypes_that_no_kernel_takes_are_refused() -> None:
@@ -154,7 +197,7 @@ def test_second_derivative_is_refused() -> None:
 
 
 def test_dropout_runs_eager_with_one_notice(caplog: pytest.LogCaptureFixture) -> None:
-    ops._warn_once.cache_clear()
+    implementations.warn_once.cache_clear()
     qkv = torch.randn(1, 8, 96, device=DEVICE)
     with caplog.at_level(logging.WARNING, "pygpt"):
         for _ in range(2):
@@ -209,6 +252,43 @@ def test_whole_model_and_ten_steps_agree_with_eager() -> None:
     assert_close_as_eager(got, twin, truth, 3.0, "loss after 10 steps")
     before = results[0][1]
     assert got < before - 0.1, "ten steps on one batch did not lower the loss"
+
+
+def _check_autocast(config: GPTConfig, batch: int, T: int, dtype: torch.dtype) -> None:
+    """A model of Triton kernels under autocast: as close to fp32 as eager under autocast is."""
+    idx, targets = torch.randint(config.vocab_size, (2, batch, T), device=DEVICE)
+
+    def results(impl: str, autocast: bool) -> list[Tensor]:
+        torch.manual_seed(0)  # equal weights, whatever the implementation
+        model = GPT(config, impl).to(DEVICE)
+        with torch.autocast(DEVICE.type, dtype, enabled=autocast):
+            logits = model.head(model.hidden(idx)[:, -8:]).detach()
+            losses = model.loss(idx, targets, "none").detach()
+            loss = model.loss(idx, targets)
+        torch.testing.assert_close(loss.detach(), losses.mean())
+        return [logits, losses, *torch.autograd.grad(loss, list(model.parameters()))]
+
+    names = ["logits", "losses", *(name for name, _ in GPT(config).named_parameters())]
+    kernels, eager, exact = results("triton", True), results("eager", True), results("eager", False)
+    for name, got, twin, truth in zip(names, kernels, eager, exact, strict=True):
+        assert got.dtype == twin.dtype
+        factor = 2.0 if name in ("logits", "losses") else 3.0
+        assert_close_as_eager(got, twin, truth.double(), factor, name)
+
+
+def test_whole_model_under_autocast_is_as_close_as_eager() -> None:
+    config = GPTConfig(vocab_size=80, block_size=40, n_layer=3, n_head=2, n_embd=48)
+    _check_autocast(config, 2, 37, torch.float16)
+
+
+@gpu
+@pytest.mark.parametrize("bias", [True, False])
+def test_gpu_whole_model_under_autocast_is_as_close_as_eager(bias: bool) -> None:
+    """4,088 tokens: the loss takes two chunks, and adds the second's gradient to the first's."""
+    config = GPTConfig(
+        vocab_size=50_304, block_size=512, n_layer=4, n_head=6, n_embd=384, bias=bias
+    )
+    _check_autocast(config, 8, 511, torch.bfloat16)
 
 
 def test_whole_model_compiles_without_a_graph_break() -> None:

@@ -1,6 +1,7 @@
 """Hugging Face's layout: `transformers` loads ours with equal logits, and we load its models."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import transformers
 
 from pygpt import GPT, GPTConfig, InputError, checkpoint, pretrained
 from pygpt.config import TrainConfig
+from pygpt.kernels import launch
 from pygpt.optim import build_optimizer
 from pygpt.tokenizer import get_tokenizer
 
@@ -183,6 +185,30 @@ def test_a_checkpoint_is_never_seen_half_deleted(
     assert checkpoint.list_checkpoints(directory) == [newest]
     checkpoint.remove_partial(directory)
     assert list(directory.iterdir()) == [newest]
+
+
+def test_another_launch_table_on_resume_is_said(
+    seed: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(seed)
+    model = GPT(GPTConfig(16, 320, n_layer=1, n_head=2, n_embd=8), "triton")
+    optimizer = build_optimizer(model, TrainConfig())
+    path = checkpoint.save(tmp_path, model, optimizer, BYTES, checkpoint.TrainerState(0, None))
+    checkpoint.load_training(path, model, optimizer, BYTES)
+    assert "launch table" not in caplog.text
+    launch.use_entries({}, "tuned.json (a card, 123)")
+    try:
+        checkpoint.load_training(path, model, optimizer, BYTES)
+    finally:
+        launch.use_table(None)
+    built_in = re.escape(launch.describe())
+    assert re.search(
+        rf"the launch table {built_in}, and this start takes tuned.json \(a card, 123\)",
+        caplog.text,
+    )
+    eager = GPT(model.config, "eager")
+    checkpoint.load_training(path, eager, build_optimizer(eager, TrainConfig()), BYTES)
+    assert len(caplog.records) == 1
 
 
 def test_checkpoint_of_another_model_is_refused(saved: Path) -> None:
