@@ -13,7 +13,7 @@ CUDA_1 = torch.device("cuda:1")
 
 def test_the_picked_card_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
     current: list[torch.device] = []
-    monkeypatch.setattr(torch, "empty", lambda size, device: None)
+    monkeypatch.setattr(torch, "empty", lambda size, device: torch.zeros(size))
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
     assert pick_device("cuda:1") == CUDA_1
     assert pick_device("cpu") == torch.device("cpu")
