@@ -32,8 +32,9 @@ from pygpt.memory import Plan
 from pygpt.model import GPT
 from pygpt.optim import learning_rate
 from pygpt.run import Run
+from pygpt.signals import stop_on_signals
 from pygpt.tokenizer import ByteTokenizer, load_tokenizer
-from pygpt.trainer import Trainer, stop_on_signals
+from pygpt.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from pygpt import checkpoint, dataset_writer, train, trainer
+from pygpt import checkpoint, dataset_writer, signals, train, trainer
 from pygpt.corpus import TextFiles
 from pygpt.errors import InputError
 from pygpt.run import Run
@@ -157,7 +157,7 @@ def test_signal_finishes_the_step_and_saves(
 def test_an_ignored_hangup_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup leaves it
     try:
-        with trainer.stop_on_signals(print) as stop:
+        with signals.stop_on_signals(print) as stop:
             signal.raise_signal(signal.SIGHUP)
             assert not stop()
     finally:
@@ -167,7 +167,7 @@ def test_an_ignored_hangup_stays_ignored() -> None:
 def test_a_second_hangup_does_not_kill() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
-        with trainer.stop_on_signals(print) as stop:
+        with signals.stop_on_signals(print) as stop:
             for _ in range(2):
                 signal.raise_signal(signal.SIGHUP)
             assert stop.signal == signal.SIGHUP
