@@ -125,18 +125,15 @@ def test_causality() -> None:
     assert not torch.equal(before[:, 40:], after[:, 40:])
 
 
-def test_products_of_fp32_take_tf32_where_torch_may() -> None:
+def test_products_of_fp32_take_tf32_where_torch_may(monkeypatch: pytest.MonkeyPatch) -> None:
     from pygpt.kernels.attention import _constants
 
     qkv = torch.randn(1, 2, 96)
-    before = torch.get_float32_matmul_precision()
     found = []
-    try:
-        for setting in ("highest", "high"):
-            torch.set_float32_matmul_precision(setting)
-            found += [_constants(x, 32)["PRECISION"] for x in (qkv, qkv.half())]
-    finally:
-        torch.set_float32_matmul_precision(before)
+    for setting in ("highest", "high"):
+        # Not set: set back, it leaves oneDNN's own setting changed for the tests that follow.
+        monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda setting=setting: setting)
+        found += [_constants(x, 32)["PRECISION"] for x in (qkv, qkv.half())]
     assert found == ["ieee", "ieee", "tf32", "ieee"]
 
 
