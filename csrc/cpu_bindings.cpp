@@ -98,6 +98,8 @@ void bind_cpu_ops(py::module_& m) {
         py::arg("width"), py::arg("dy"), py::arg("dx"), py::arg("dbias"), py::arg("threads"),
         py::arg("level") = "");
 
+    m.attr("attention_positions") = kAttentionPositions;
+
     m.def(
         "attention_backward_rows",
         [](std::uintptr_t scores, std::uintptr_t weights, std::uintptr_t gradient,

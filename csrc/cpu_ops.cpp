@@ -88,6 +88,17 @@ void parallel_for(std::int64_t size, std::int64_t width, std::int64_t grain, int
     on_threads(static_cast<int>(std::clamp<std::int64_t>(useful, 1, threads)), take_pieces);
 }
 
+// Calls row_kernel(tile, row) for every row of `width` elements, about `piece` elements at a time.
+template <typename Tile>
+void for_each_row(const Tile& tile, std::int64_t rows, std::int64_t width, std::int64_t piece,
+                  int threads, void (*row_kernel)(const Tile&, std::int64_t)) {
+    width = std::max<std::int64_t>(1, width);
+    const std::int64_t grain = std::max<std::int64_t>(1, piece / width);
+    parallel_for(rows, width, grain, threads, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t row = begin; row < end; ++row) row_kernel(tile, row);
+    });
+}
+
 // Rows a thread takes at a time, and over which it sums the gradient of the bias.
 constexpr std::int64_t kGeluRows = 64;
 
@@ -121,12 +132,8 @@ Level default_level() {
 }
 
 void cross_entropy_rows(const CrossEntropyTile& tile, int threads, Level level) {
-    const std::int64_t vocab = std::max<std::int64_t>(1, tile.vocab);
-    const std::int64_t grain = std::max<std::int64_t>(1, (1 << 15) / vocab);
     const auto row_kernel = kernels(level).cross_entropy_row;
-    parallel_for(tile.rows, vocab, grain, threads, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t row = begin; row < end; ++row) row_kernel(tile, row);
-    });
+    for_each_row(tile, tile.rows, tile.vocab, 1 << 15, threads, row_kernel);
 }
 
 void accumulate(float* sum, const std::uint16_t* addend, std::int64_t size, int threads,
@@ -158,12 +165,8 @@ void gelu_backward(const GeluInput& input, const void* dy, void* dx, float* dbia
 }
 
 void attention_backward_rows(const AttentionTile& tile, int threads, Level level) {
-    const std::int64_t grain = std::max<std::int64_t>(1, (1 << 14) / tile.positions);
     const auto row_kernel = kernels(level).attention_backward_row;
-    const auto work = [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t row = begin; row < end; ++row) row_kernel(tile, row);
-    };
-    parallel_for(tile.heads * tile.positions, tile.positions, grain, threads, work);
+    for_each_row(tile, tile.heads * tile.positions, tile.positions, 1 << 14, threads, row_kernel);
 }
 
 }  // namespace pygpt::cpu

@@ -105,6 +105,9 @@ def gelu_backward(
     threads: int,
     level: str = "",
 ) -> None: ...
+
+attention_positions: int
+
 def attention_backward_rows(
     *,
     scores: int,

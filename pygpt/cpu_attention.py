@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pygpt import cpu_ops
+from pygpt.heads import causal_attention, split_heads
 
 # Scores of the heads that are worked on at once. They take 8 bytes each, with their gradients; at
 # 512 positions, 24 heads took 16.4 ms one at a time, 13.2 by twos, 11.6 by fours, 10.5 by eights.
@@ -37,20 +38,14 @@ def attention(qkv: Tensor, n_head: int, *, level: str = "") -> Tensor:
         level: an instruction set of `pygpt.cpu_ops.levels()`; "" for the default.
     """
     if qkv.dtype != torch.bfloat16:
-        return _forward(qkv, n_head)
+        return causal_attention(qkv, n_head)
     y: Tensor = torch.ops.pygpt.attention_native(qkv, n_head, level)
     return y
 
 
-def _forward(qkv: Tensor, n_head: int) -> Tensor:
-    q, k, v = _heads(qkv, 3 * n_head).chunk(3, dim=1)
-    y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    return y.transpose(1, 2).flatten(2)
-
-
 @torch.library.custom_op("pygpt::attention_native", mutates_args=(), device_types="cpu")
 def _attention(qkv: Tensor, n_head: int, level: str) -> Tensor:
-    return _forward(qkv, n_head).contiguous()
+    return causal_attention(qkv, n_head).contiguous()
 
 
 @_attention.register_fake
@@ -76,7 +71,9 @@ def _attention_backward(dy: Tensor, qkv: Tensor, n_head: int, level: str) -> Ten
             operands = q[heads], k[heads], v[heads], dy[heads]
             _backward_of_heads(*operands, dq[heads], dk[heads], dv[heads], level)
     dqkv = torch.empty(qkv.shape, dtype=qkv.dtype)
-    for part, gradient in zip(_heads(dqkv, 3 * n_head).chunk(3, dim=1), gradients, strict=True):
+    for part, gradient in zip(
+        split_heads(dqkv, 3 * n_head).chunk(3, dim=1), gradients, strict=True
+    ):
         part.copy_(gradient[:, :n_positions].view(part.shape))
     return dqkv
 
@@ -130,14 +127,9 @@ def _exact_products_of_bfloat16() -> Iterator[None]:
         matmul.fp32_precision = before
 
 
-def _heads(x: Tensor, n_head: int) -> Tensor:
-    sizes = (*x.shape[:2], n_head, x.size(2) // n_head)
-    return x.view(sizes).transpose(1, 2)  # (B, n_head, T, D)
-
-
 def _by_head(x: Tensor, n_head: int, padding: int) -> Tensor:
     """(B, T, C) as (B·n_head, T + padding, D), dense, zeros behind T."""
-    x = _heads(x, n_head).flatten(0, 1)
+    x = split_heads(x, n_head).flatten(0, 1)
     return F.pad(x, (0, 0, 0, padding)) if padding else x.contiguous()
 
 

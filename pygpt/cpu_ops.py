@@ -14,7 +14,7 @@ from pygpt import _C
 
 DTYPES = (torch.float32, torch.bfloat16)
 
-ATTENTION_POSITIONS = 16
+ATTENTION_POSITIONS = _C.attention_positions
 """The positions of `attention_backward_rows` are a multiple of this: C++ reads whole vectors."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import functools
 import os
 import platform
 import re
@@ -136,8 +137,9 @@ def pick_dtype(name: DType | Literal["auto"], device: torch.device, width: int) 
     return "bfloat16" if lead > 1.3 else "float32"
 
 
+@functools.cache
 def peak_flops(device: torch.device, dtype: torch.dtype) -> Peak:
-    """The rate to hold a training step against: the card's data sheet, or a measured GEMM."""
+    """The rate to hold a training step against: the card's data sheet, or a GEMM measured once."""
     if device.type == "cuda" and dtype == torch.bfloat16:
         card = card_of(device)
         if card:

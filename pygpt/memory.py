@@ -280,13 +280,13 @@ def estimate(
     block_inputs = (FP32 + s) * tokens * c
     ids = 2 * 8 * tokens  # inputs and targets, int64
     loss = _norm_activations(tokens, c, s) + _loss(config, tokens, s, device, impl, compiled)
-    # The head's part of the embedding's gradient waits for the other part, which comes last.
-    backward = FP32 * config.vocab_size * c + _block_backward(tokens, c, s)
+    backward = _block_backward(tokens, c, s)
     if impl.attention == "native" and dtype == torch.bfloat16 and not config.dropout:
         # Measured: Inductor, when it computes a block again, keeps the MLP until the block is done.
         mlp_is_gone = not (compiled and checkpointing)
-        attention = _native_attention_backward(config, micro_batch, mlp_is_gone)
-        backward = max(backward, FP32 * config.vocab_size * c + attention)
+        backward = max(backward, _native_attention_backward(config, micro_batch, mlp_is_gone))
+    # The head's part of the embedding's gradient waits for the other part, which comes last.
+    backward += FP32 * config.vocab_size * c
     if checkpointing:
         if impl.linear_cross_entropy != "eager":  # whose peak is in the backward
             loss += (config.n_layer - 1) * casts  # autocast keeps them until the forward is over

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pygpt import cpu_attention, cpu_gelu
 from pygpt import linear_cross_entropy as fused_loss
+from pygpt.heads import causal_attention, merge_heads, split_heads
 from pygpt.implementations import select, warn_once
 
 # Messages are put together only when they are raised: under torch.compile a shape that goes into a
@@ -86,19 +87,13 @@ def attention(qkv: Tensor, n_head: int, *, dropout: float = 0.0, impl: str = "au
         _notice_dropout(chosen)
         chosen = "eager"
     if chosen == "eager":
-        return _attention_eager(qkv, n_head, dropout)
+        return causal_attention(qkv, n_head, dropout)
     if chosen == "native":
         return cpu_attention.attention(qkv, n_head)
     from pygpt.kernels.attention import attention as attention_triton
 
     y: Tensor = attention_triton(qkv, n_head)
     return y
-
-
-def _attention_eager(qkv: Tensor, n_head: int, dropout: float) -> Tensor:
-    q, k, v = (_split_heads(part, n_head) for part in qkv.chunk(3, dim=2))
-    y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-    return _merge_heads(y)
 
 
 # Runs while torch.compile traces, not in the graph.
@@ -142,17 +137,8 @@ def decode_attention(q: Tensor, k: Tensor, v: Tensor, n_head: int, *, impl: str 
 
         y: Tensor = decode_attention_triton(q, k, v, n_head)
         return y
-    q, k, v = (_split_heads(part, n_head) for part in (q, k, v))
-    return _merge_heads(F.scaled_dot_product_attention(q, k, v))
-
-
-def _split_heads(x: Tensor, n_head: int) -> Tensor:
-    sizes = (*x.shape[:2], n_head, x.size(2) // n_head)
-    return x.view(sizes).transpose(1, 2)  # (B, n_head, T, D)
-
-
-def _merge_heads(x: Tensor) -> Tensor:
-    return x.transpose(1, 2).flatten(2)  # (B, T, C)
+    q, k, v = (split_heads(part, n_head) for part in (q, k, v))
+    return merge_heads(F.scaled_dot_product_attention(q, k, v))
 
 
 # --- layer norm -----------------------------------------------------------------------------------
