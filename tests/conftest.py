@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from pygpt.run import Run
 
 if not torch.cuda.is_available():
     # Read where Triton's kernels are defined: without a GPU they run in its interpreter.
@@ -32,3 +38,34 @@ def poison() -> Iterator[None]:
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small dataset of bytes: pygpt's own source, which is text that every checkout has."""
+    from pygpt import dataset_writer, train
+    from pygpt.corpus import TextFiles
+
+    out = tmp_path_factory.mktemp("data") / "source"
+    sources = Path(train.__file__).parent
+    dataset_writer.prepare(TextFiles((sources / "model.py", sources / "train.py")), out, "bytes")
+    return out
+
+
+@pytest.fixture
+def run_train(
+    request: pytest.FixtureRequest, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Run]:
+    """Run the command in this process: the module's TINY model, further flags, a run directory."""
+    from pygpt import train
+    from pygpt.run import Run
+
+    def start(out: str, *flags: str) -> Run:
+        run = Run(tmp_path / out)
+        tiny = request.module.TINY
+        command = ["train", *tiny, "--data", str(data), "--out", str(run.path), *flags]
+        monkeypatch.setattr(sys, "argv", command)
+        train.main()
+        return run
+
+    return start

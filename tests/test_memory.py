@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.profiler import profile
 
-from pygpt import dataset_writer, train
+from pygpt import train
 from pygpt.config import GPTConfig, TrainConfig, from_preset
-from pygpt.corpus import TextFiles
 from pygpt.data import TokenDataset
 from pygpt.errors import InputError
 from pygpt.evaluation import evaluate
@@ -45,14 +44,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("data") / "source"
-    sources = Path(train.__file__).parent
-    dataset_writer.prepare(TextFiles((sources / "model.py", sources / "train.py")), out, "bytes")
-    return out
 
 
 def peak_bytes(

@@ -1,6 +1,5 @@
 """AdamW on the host: the same run as without it, in what it computes, saves and goes on from."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from pygpt import dataset_writer, pretrained, train
+from pygpt import pretrained, train
 from pygpt.config import GPTConfig, TrainConfig
-from pygpt.corpus import TextFiles
 from pygpt.errors import InputError
 from pygpt.model import GPT
 from pygpt.offload import OffloadedUpdater
@@ -24,28 +22,6 @@ TINY = """
     --learning-rate 1e-2 --min-lr 1e-3
 """.split()
 OFFLOAD = "--offload-optimizer"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("data") / "source"
-    sources = Path(train.__file__).parent
-    dataset_writer.prepare(TextFiles((sources / "model.py", sources / "train.py")), out, "bytes")
-    return out
-
-
-@pytest.fixture
-def run_train(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
-    """Run the command in this process: the tiny model, further flags, a run directory."""
-
-    def start(out: str, *flags: str) -> Run:
-        run = Run(tmp_path / out)
-        command = ["train", *TINY, "--data", str(data), "--out", str(run.path), *flags]
-        monkeypatch.setattr(sys, "argv", command)
-        train.main()
-        return run
-
-    return start
 
 
 def assert_equal_runs(a: Run, b: Run) -> None:

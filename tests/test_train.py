@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from pygpt import checkpoint, dataset_writer, signals, train, trainer
+from pygpt import checkpoint, dataset_writer, signals, trainer
 from pygpt.corpus import TextFiles
 from pygpt.errors import InputError
 from pygpt.run import Run
@@ -22,29 +22,6 @@ TINY = """
     --batch-tokens 256 --micro-batch 4 --max-steps 8 --warmup-steps 2 --lr-decay-steps 8
     --eval-interval 4 --eval-tokens 256 --checkpoint-interval 4 --device cpu --dtype float32
 """.split()
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small dataset of bytes: pygpt's own source, which is text that every checkout has."""
-    out = tmp_path_factory.mktemp("data") / "source"
-    sources = Path(train.__file__).parent
-    dataset_writer.prepare(TextFiles((sources / "model.py", sources / "train.py")), out, "bytes")
-    return out
-
-
-@pytest.fixture
-def run_train(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
-    """Run the command in this process: the tiny model, further flags, a run directory."""
-
-    def start(out: str, *flags: str) -> Run:
-        run = Run(tmp_path / out)
-        command = ["train", *TINY, "--data", str(data), "--out", str(run.path), *flags]
-        monkeypatch.setattr(sys, "argv", command)
-        train.main()
-        return run
-
-    return start
 
 
 def losses(run: Run) -> list[tuple[int, float]]:
