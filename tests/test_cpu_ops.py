@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -21,6 +22,19 @@ dtypes = pytest.mark.parametrize("dtype", cpu_ops.DTYPES)
 @pytest.fixture(autouse=True)
 def _fresh(seed: int) -> None:
     torch.manual_seed(seed)
+
+
+def _check_threads_do_not_matter(call: Callable[[], tuple[Tensor, ...]]) -> None:
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3, 4):
+            torch.set_num_threads(count)
+            results.append(call())
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(map(torch.equal, results[0], other))
 
 
 def _rows(
@@ -97,16 +111,13 @@ def test_huge_logits(magnitude: float, dtype: torch.dtype, level: str) -> None:
 def test_levels_agree_and_threads_do_not_matter(dtype: torch.dtype) -> None:
     logits = torch.randn(211, 5000).to(dtype)  # enough for four threads to be started
     targets = torch.randint(5000, (211,))
-    threads = torch.get_num_threads()
     for level in cpu_ops.levels():
-        results = []
-        for count in (1, 2, 3, 4):
-            torch.set_num_threads(count)
+
+        def call(level: str = level) -> tuple[Tensor, ...]:
             tile = logits.clone()
-            results.append((*_rows(tile, targets, level), tile))
-        torch.set_num_threads(threads)
-        for other in results[1:]:
-            assert all(map(torch.equal, results[0], other))
+            return (*_rows(tile, targets, level), tile)
+
+        _check_threads_do_not_matter(call)
 
 
 @levels
@@ -158,15 +169,12 @@ def test_gelu_of_any_layout_and_magnitude(dtype: torch.dtype, level: str) -> Non
 @levels
 def test_gelu_threads_do_not_matter(level: str) -> None:
     x, bias, dy = torch.randn(1500, 700), torch.randn(700), torch.randn(1500, 700)
-    threads = torch.get_num_threads()
-    results = []
-    for count in (1, 2, 3, 4):
-        torch.set_num_threads(count)
+
+    def call() -> tuple[Tensor, ...]:
         y = cpu_gelu.gelu(x, bias, level=level)
-        results.append((y, *torch.ops.pygpt.gelu_native_backward(dy, x, bias, level)))
-    torch.set_num_threads(threads)
-    for other in results[1:]:
-        assert all(map(torch.equal, results[0], other))
+        return (y, *torch.ops.pygpt.gelu_native_backward(dy, x, bias, level))
+
+    _check_threads_do_not_matter(call)
 
 
 def test_gelu_in_torch() -> None:
@@ -237,16 +245,13 @@ def test_nan_reaches_all_that_see_it_and_nothing_else(level: str) -> None:
 def test_attention_threads_do_not_matter(level: str) -> None:
     qkv, dy = torch.randn(2, 300, 3 * 64).bfloat16(), torch.randn(2, 300, 64).bfloat16()
     scores, gradient = torch.randn(4, 304, 304), torch.randn(4, 304, 304).bfloat16()
-    threads = torch.get_num_threads()
-    results = []
-    for count in (1, 2, 3, 4):
-        torch.set_num_threads(count)
+
+    def call() -> tuple[Tensor, ...]:
         weights, dscores = torch.full_like(gradient, float("nan")), gradient.clone()
         cpu_ops.attention_backward_rows(scores.clone(), weights, dscores, scale=0.1, level=level)
-        results.append((weights, dscores))
-    torch.set_num_threads(threads)
-    for other in results[1:]:
-        assert all(map(torch.equal, results[0], other))
+        return weights, dscores
+
+    _check_threads_do_not_matter(call)
     once, twice = (torch.ops.pygpt.attention_native_backward(dy, qkv, 2, level) for _ in range(2))
     assert torch.equal(once, twice)
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pygpt import hardware
-from pygpt.hardware import card_of, pick_device, pick_dtype
+from pygpt.errors import InputError
+from pygpt.hardware import CARDS, card_of, named_card, pick_device, pick_dtype
 
 CUDA_1 = torch.device("cuda:1")
 
@@ -59,3 +60,11 @@ def test_a_card_is_known_by_whole_words(
     card = card_of(CUDA_1)
     assert (card.name if card else None) == expected
     assert all(hardware.named_card(card.name.lower()) is card for card in hardware.CARDS)
+
+
+def test_a_card_is_found_by_its_longest_name() -> None:
+    assert named_card("NVIDIA GeForce RTX 4070 Ti SUPER").tflops == 88.2
+    for card in CARDS:
+        assert named_card(card.name) is card
+    with pytest.raises(InputError, match="no data of a card 'RTX 9999'; there are RTX 3090"):
+        named_card("RTX 9999")

@@ -1,4 +1,4 @@
-"""The memory model against the allocator, the micro-batch it chooses, --dry-run, recomputation."""
+"""The memory model against the allocator, the micro-batch it chooses, and running out of it."""
 
 import dataclasses
 import random
@@ -17,13 +17,12 @@ from pygpt.config import GPTConfig, TrainConfig, from_preset
 from pygpt.data import TokenDataset
 from pygpt.errors import InputError
 from pygpt.evaluation import evaluate
-from pygpt.hardware import CARDS, free_memory, named_card
+from pygpt.hardware import free_memory, named_card
 from pygpt.implementations import Implementations
 from pygpt.memory import CONTEXT_BYTES, CPU_TOKENS, Plan, estimate
 from pygpt.model import GPT
 from pygpt.offload import OffloadedUpdater
 from pygpt.optim import Updater
-from pygpt.roofline import mfu_bound, step_bound
 from pygpt.run import Run
 from tests.parity import gpu
 
@@ -426,108 +425,3 @@ def test_out_of_memory_with_one_sequence_stops_with_the_ways_out(
 ) -> None:
     with pytest.raises(InputError, match="one sequence at a time .*try --checkpoint-activations"):
         train_with(2, 0)
-
-
-# --- the bound on time ----------------------------------------------------------------------------
-
-
-def test_parts_of_the_bound_are_those_counted_by_hand() -> None:
-    # 124 M on an RTX 4070: GEMMs 72·L·C² and 6·V·C operations, the loss's two bf16 passes over V
-    # and the head's fp32 gradient read and written for every 2,048 tokens.
-    config, card = GPTConfig(bias=False), named_card("NVIDIA GeForce RTX 4070")
-    bound = step_bound(config, card, micro_batch=8, batch_tokens=2**19)
-    assert bound["block GEMMs"] == pytest.approx(72 * 12 * 768**2 / 58.3e12)
-    assert bound["head GEMMs"] == pytest.approx(6 * 50304 * 768 / 58.3e12)
-    assert bound["loss"] == pytest.approx((4 + 8 * 768 / 2048) * 50304 / 504e9)
-    assert 0.7 < mfu_bound(config, card, bound, causal=True) < 1
-    again = step_bound(config, card, micro_batch=8, batch_tokens=2**19, checkpointing=True)
-    assert again["block GEMMs"] == pytest.approx(4 / 3 * bound["block GEMMs"])
-    assert again["head GEMMs"] == bound["head GEMMs"]
-    offloaded = step_bound(config, card, micro_batch=8, batch_tokens=2**19, offload=True)
-    # AdamW and the copy of its result: 32 bytes a parameter and up to 4 through 40 GB/s.
-    seconds = offloaded["optimizer"] * 2**19
-    assert 32 < seconds / config.n_params() * 40e9 < 32 + 4 + 16 / 504 * 40
-    assert offloaded["weight handling"] < bound["weight handling"]
-
-
-def test_a_card_is_found_by_its_longest_name() -> None:
-    assert named_card("NVIDIA GeForce RTX 4070 Ti SUPER").tflops == 88.2
-    for card in CARDS:
-        assert named_card(card.name) is card
-    with pytest.raises(InputError, match="no data of a card 'RTX 9999'; there are RTX 3090"):
-        named_card("RTX 9999")
-
-
-# --- the command ----------------------------------------------------------------------------------
-
-
-def dry_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *flags: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train", "--dry-run", *flags])
-    train.main()
-    assert not list(tmp_path.iterdir())
-
-
-def test_dry_run_for_a_card_writes_and_needs_nothing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    dry_run(monkeypatch, tmp_path, "--preset", "fineweb-40m", "--card", "rtx 4070")
-    text = capsys.readouterr().out
-    assert "vocabulary 50,304 (GPT-2's, assumed" in text
-    assert "58.3 TFLOP/s bf16, 12 GiB, 504 GB/s (data sheet)" in text
-    assert "the bound is highest with no flag" in text
-
-
-def test_dry_run_for_this_machine(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    batch = ["--block-size", "32", "--batch-tokens", "512", "--micro-batch", "8"]
-    dry_run(monkeypatch, tmp_path, "--preset", "stdlib-cpu", "--device", "cpu", *batch)
-    text = capsys.readouterr().out
-    assert "vocabulary 320:" in text
-    assert row(text, "sequences at once") == ["8", "8"]
-    assert row(text, "times a step") == ["2", "2"]
-
-
-@pytest.mark.parametrize(
-    ("preset", "fits", "advice"),
-    [
-        ("gpt2-large", ["no", "no", "yes", "yes"], "with --offload-optimizer."),
-        ("gpt2-xl", ["no", "no", "no", "yes"], f"with {BOTH}."),
-    ],
-)
-def test_dry_run_names_the_flags_with_which_it_fits(
-    preset: str,
-    fits: list[str],
-    advice: str,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    dry_run(monkeypatch, tmp_path, "--preset", preset, "--card", "RTX 4070")
-    text = capsys.readouterr().out
-    assert row(text, "fits") == fits
-    assert f"the bound is highest {advice}" in text
-    assert max(len(line) for line in text.splitlines() if line[0] in "│┃") <= 80
-
-
-def test_dry_run_says_that_nothing_fits(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    dry_run(
-        monkeypatch, tmp_path, "--preset", "gpt2-xl", "--card", "RTX 4060", "--dtype", "float32"
-    )
-    text = capsys.readouterr().out
-    assert row(text, "fits") == ["no", "no"]
-    assert "Nothing here fits" in text
-
-
-def row(text: str, name: str) -> list[str]:
-    """The cells of the table's row `name`."""
-    line = next(line for line in text.splitlines() if line.startswith(f"│ {name} "))
-    return [cell.strip() for cell in line.strip("│").split("│")[1:]]
-
-
-def test_a_card_without_a_dry_run_is_refused() -> None:
-    with pytest.raises(InputError, match="only --dry-run"):
-        TrainConfig(card="RTX 4070")
