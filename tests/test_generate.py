@@ -63,7 +63,8 @@ def test_padded_ids_are_never_chosen(model: GPT, seed: int) -> None:
 def test_same_seed_same_text(model: GPT, seed: int) -> None:
     def run(s: int) -> list[int]:
         generator = torch.Generator().manual_seed(s)
-        return ids(model, [1], 20, sampling=Sampling(temperature=5.0), generator=generator)
+        # Nearly uniform: at 5 a drawn model may still repeat one id with all seeds.
+        return ids(model, [1], 20, sampling=Sampling(temperature=100.0), generator=generator)
 
     assert run(seed) == run(seed)
     assert run(seed) != run(seed + 1)
