@@ -36,7 +36,6 @@ from torch import Tensor
 from pygpt import cpu_attention, cpu_gelu, cpu_ops, ops
 from pygpt.config import GPTConfig
 from pygpt.hardware import keep_freed_memory
-from pygpt.implementations import cpu_level
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CPU = torch.device("cpu")
@@ -270,13 +269,13 @@ def main(options: Options) -> None:
     if "step" in options.tables:
         results["step"] = step_table(options)
     if options.json:
-        fields = {"options": dataclasses.asdict(options), "native_level": cpu_level()}
+        fields = {"options": dataclasses.asdict(options), "native_level": cpu_ops.default_level()}
         report.write_json(options.json, CPU, {**fields, **results})
 
 
 def _machine() -> str:
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"{report.headline(CPU)} ({capability}), native level {cpu_level()}"
+    return f"{report.headline(CPU)} ({capability}), native level {cpu_ops.default_level()}"
 
 
 if __name__ == "__main__":

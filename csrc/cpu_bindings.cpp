@@ -19,10 +19,6 @@ T* pointer(std::uintptr_t address) {
     return reinterpret_cast<T*>(address);
 }
 
-Level chosen_level(const std::string& name) {
-    return name.empty() ? default_level() : parse_level(name);
-}
-
 }  // namespace
 }  // namespace pygpt::cpu
 
@@ -37,7 +33,7 @@ void bind_cpu_ops(py::module_& m) {
            std::int64_t row_stride, std::uintptr_t targets, std::uintptr_t row_weight,
            std::uintptr_t loss, std::uintptr_t lse, std::int64_t ignore_index, float z_loss,
            float label_smoothing, bool gradient, int threads, const std::string& level) {
-            const Level chosen = chosen_level(level);
+            const Level chosen = parse_level(level);
             const CrossEntropyTile tile{pointer<void>(logits),
                                         bfloat16,
                                         rows,
@@ -57,38 +53,38 @@ void bind_cpu_ops(py::module_& m) {
         py::kw_only(), py::arg("logits"), py::arg("bfloat16"), py::arg("rows"), py::arg("vocab"),
         py::arg("row_stride"), py::arg("targets"), py::arg("row_weight"), py::arg("loss"),
         py::arg("lse"), py::arg("ignore_index"), py::arg("z_loss"), py::arg("label_smoothing"),
-        py::arg("gradient"), py::arg("threads"), py::arg("level") = "");
+        py::arg("gradient"), py::arg("threads"), py::arg("level"));
 
     m.def(
         "accumulate",
         [](std::uintptr_t sum, std::uintptr_t addend, std::int64_t size, int threads,
            const std::string& level) {
-            const Level chosen = chosen_level(level);
+            const Level chosen = parse_level(level);
             const py::gil_scoped_release unlocked;
             accumulate(pointer<float>(sum), pointer<const std::uint16_t>(addend), size, threads,
                        chosen);
         },
         py::kw_only(), py::arg("sum"), py::arg("addend"), py::arg("size"), py::arg("threads"),
-        py::arg("level") = "");
+        py::arg("level"));
 
     m.def(
         "gelu",
         [](std::uintptr_t x, std::uintptr_t bias, bool bfloat16, std::int64_t rows,
            std::int64_t width, std::uintptr_t y, int threads, const std::string& level) {
-            const Level chosen = chosen_level(level);
+            const Level chosen = parse_level(level);
             const py::gil_scoped_release unlocked;
             gelu({pointer<const void>(x), pointer<const void>(bias), bfloat16, rows, width},
                  pointer<void>(y), threads, chosen);
         },
         py::kw_only(), py::arg("x"), py::arg("bias"), py::arg("bfloat16"), py::arg("rows"),
-        py::arg("width"), py::arg("y"), py::arg("threads"), py::arg("level") = "");
+        py::arg("width"), py::arg("y"), py::arg("threads"), py::arg("level"));
 
     m.def(
         "gelu_backward",
         [](std::uintptr_t x, std::uintptr_t bias, bool bfloat16, std::int64_t rows,
            std::int64_t width, std::uintptr_t dy, std::uintptr_t dx, std::uintptr_t dbias,
            int threads, const std::string& level) {
-            const Level chosen = chosen_level(level);
+            const Level chosen = parse_level(level);
             const py::gil_scoped_release unlocked;
             gelu_backward(
                 {pointer<const void>(x), pointer<const void>(bias), bfloat16, rows, width},
@@ -96,7 +92,7 @@ void bind_cpu_ops(py::module_& m) {
         },
         py::kw_only(), py::arg("x"), py::arg("bias"), py::arg("bfloat16"), py::arg("rows"),
         py::arg("width"), py::arg("dy"), py::arg("dx"), py::arg("dbias"), py::arg("threads"),
-        py::arg("level") = "");
+        py::arg("level"));
 
     m.attr("attention_positions") = kAttentionPositions;
 
@@ -105,7 +101,7 @@ void bind_cpu_ops(py::module_& m) {
         [](std::uintptr_t scores, std::uintptr_t weights, std::uintptr_t gradient,
            std::int64_t heads, std::int64_t positions, float scale, int threads,
            const std::string& level) {
-            const Level chosen = chosen_level(level);
+            const Level chosen = parse_level(level);
             const AttentionTile tile{pointer<float>(scores),
                                      pointer<std::uint16_t>(weights),
                                      pointer<std::uint16_t>(gradient),
@@ -117,5 +113,5 @@ void bind_cpu_ops(py::module_& m) {
         },
         py::kw_only(), py::arg("scores"), py::arg("weights"), py::arg("gradient"),
         py::arg("heads"), py::arg("positions"), py::arg("scale"), py::arg("threads"),
-        py::arg("level") = "");
+        py::arg("level"));
 }

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <stdexcept>
 #include <thread>
 
@@ -112,23 +111,13 @@ std::vector<std::string> supported_levels() {
     return names;
 }
 
-Level parse_level(const std::string& name, const std::string& source) {
+Level parse_level(const std::string& name) {
     for (const NamedLevel& entry : kLevels) {
         if (name == entry.name && runs_here(entry.level)) return entry.level;
     }
     std::string have;
     for (const std::string& level : supported_levels()) have += (have.empty() ? "" : ", ") + level;
-    throw std::invalid_argument(source + "CPU level '" + name + "' can't run here; this CPU has " +
-                                have);
-}
-
-Level default_level() {
-    static const Level level = [] {
-        const char* forced = std::getenv("PYGPT_CPU_LEVEL");
-        if (forced && *forced) return parse_level(forced, "PYGPT_CPU_LEVEL: ");
-        return parse_level(supported_levels().back());
-    }();
-    return level;
+    throw std::invalid_argument("CPU level '" + name + "' can't run here; this CPU has " + have);
 }
 
 void cross_entropy_rows(const CrossEntropyTile& tile, int threads, Level level) {

@@ -24,12 +24,8 @@ enum class Level { generic, avx2, avx512 };
 // The levels that this build holds and this CPU runs, lowest first; "generic" always.
 std::vector<std::string> supported_levels();
 
-// By name. Throws std::invalid_argument for a level that is unknown or that can't run here; the
-// message begins with `source`, which says where the name came from.
-Level parse_level(const std::string& name, const std::string& source = "");
-
-// PYGPT_CPU_LEVEL where it is set, else the highest level that runs here. Read once.
-Level default_level();
+// By name. Throws std::invalid_argument for a level that is unknown or that can't run here.
+Level parse_level(const std::string& name);
 
 // A tile of logits: `rows` rows of `vocab` columns, `row_stride` elements apart, fp32 or bf16.
 struct CrossEntropyTile {

@@ -78,9 +78,9 @@ def cross_entropy_rows(
     label_smoothing: float,
     gradient: bool,
     threads: int,
-    level: str = "",
+    level: str,
 ) -> None: ...
-def accumulate(*, sum: int, addend: int, size: int, threads: int, level: str = "") -> None: ...
+def accumulate(*, sum: int, addend: int, size: int, threads: int, level: str) -> None: ...
 def gelu(
     *,
     x: int,
@@ -90,7 +90,7 @@ def gelu(
     width: int,
     y: int,
     threads: int,
-    level: str = "",
+    level: str,
 ) -> None: ...
 def gelu_backward(
     *,
@@ -103,7 +103,7 @@ def gelu_backward(
     dx: int,
     dbias: int,
     threads: int,
-    level: str = "",
+    level: str,
 ) -> None: ...
 
 attention_positions: int
@@ -117,5 +117,5 @@ def attention_backward_rows(
     positions: int,
     scale: float,
     threads: int,
-    level: str = "",
+    level: str,
 ) -> None: ...

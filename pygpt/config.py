@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import tomli_w
 import typeguard
 
-from pygpt.errors import InputError
+from pygpt.errors import InputError, check_seed
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -195,8 +195,7 @@ class TrainConfig:
                 )
         if self.lr_decay_steps is not None and self.lr_decay_steps < 1:
             raise InputError(f"lr_decay_steps must be above 0, got {self.lr_decay_steps}")
-        if not 0 <= self.seed < 2**64:
-            raise InputError(f"seed must be in 0 to 2**64 - 1, got {self.seed}")
+        check_seed(self.seed)
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} must be in [0, 1), got {getattr(self, name)}")

@@ -35,7 +35,7 @@ def attention(qkv: Tensor, n_head: int, *, level: str = "") -> Tensor:
     Args:
         qkv: (B, T, 3·C).
         n_head: heads.
-        level: an instruction set of `pygpt.cpu_ops.levels()`; "" for the default.
+        level: an instruction set of `pygpt.cpu_ops.levels()`; "" for its `default_level`.
     """
     if qkv.dtype != torch.bfloat16:
         return causal_attention(qkv, n_head)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pygpt import _C
+from pygpt import _C, cpu_ops
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -22,7 +22,7 @@ def gelu(x: Tensor, bias: Tensor | None = None, *, level: str = "") -> Tensor:
     Args:
         x: (…, C), fp32 or bf16.
         bias: (C,) or None, of any dtype; taken in x's.
-        level: an instruction set of `pygpt.cpu_ops.levels()`; "" for the default.
+        level: an instruction set of `pygpt.cpu_ops.levels()`; "" for its `default_level`.
     """
     y: Tensor = torch.ops.pygpt.gelu_native(x, bias, level)
     return y
@@ -78,7 +78,7 @@ def _operands(x: Tensor, bias: Tensor | None, level: str) -> tuple[dict[str, Any
         "rows": x.numel() // max(width, 1),
         "width": width,
         "threads": torch.get_num_threads(),
-        "level": level,
+        "level": level or cpu_ops.default_level(),
     }
     return operands, [x, bias]
 

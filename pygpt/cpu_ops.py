@@ -7,10 +7,13 @@ names ("generic", "avx2" or "avx512"; an error if the CPU lacks it).
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor
 
 from pygpt import _C
+from pygpt.errors import InputError
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -19,8 +22,23 @@ ATTENTION_POSITIONS = _C.attention_positions
 
 
 def levels() -> list[str]:
-    """The instruction-set levels that this CPU runs, lowest first; the last is the default."""
+    """The instruction-set levels that this CPU runs, lowest first."""
     return _C.cpu_levels()
+
+
+@torch.compiler.assume_constant_result  # asked while torch.compile traces, not in the graph
+def default_level() -> str:
+    """The level of ops that are given none: what ``PYGPT_CPU_LEVEL`` names, else the highest.
+
+    Raises:
+        InputError: ``PYGPT_CPU_LEVEL`` names a level that can't run here.
+    """
+    level = os.environ.get("PYGPT_CPU_LEVEL") or levels()[-1]
+    if level not in levels():
+        raise InputError(
+            f"PYGPT_CPU_LEVEL={level} can't run here; this CPU has {', '.join(levels())}"
+        )
+    return level
 
 
 def cross_entropy_rows(
@@ -50,7 +68,7 @@ def cross_entropy_rows(
         z_loss: weight of the added lse².
         label_smoothing: share of the target spread over all ids.
         gradient: whether to write the gradient; otherwise the logits are left alone.
-        level: an instruction set of `levels()`; "" for the default.
+        level: an instruction set of `levels()`; "" for `default_level`.
 
     Raises:
         ValueError: tensors that don't fit the above, or a level that can't run here.
@@ -84,7 +102,7 @@ def cross_entropy_rows(
         label_smoothing=label_smoothing,
         gradient=gradient,
         threads=torch.get_num_threads(),
-        level=level,
+        level=level or default_level(),
     )
 
 
@@ -106,7 +124,7 @@ def accumulate(total: Tensor, addend: Tensor, *, level: str = "") -> None:
         addend=addend.data_ptr(),
         size=total.numel(),
         threads=torch.get_num_threads(),
-        level=level,
+        level=level or default_level(),
     )
 
 
@@ -120,7 +138,7 @@ def attention_backward_rows(
         weights: (H, T, T), bf16; written: softmax(scale·scores), 0 above the diagonal.
         gradient: (H, T, T), bf16: dy·vᵀ; overwritten by the gradient of q·kᵀ.
         scale: above 0.
-        level: an instruction set of `levels()`; "" for the default.
+        level: an instruction set of `levels()`; "" for `default_level`.
 
     Raises:
         ValueError: tensors that don't fit the above, or a level that can't run here.
@@ -150,7 +168,7 @@ def attention_backward_rows(
         positions=positions,
         scale=scale,
         threads=torch.get_num_threads(),
-        level=level,
+        level=level or default_level(),
     )
 
 

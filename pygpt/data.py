@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from pygpt import _C
 from pygpt.dataset_json import FILE_NAME, DatasetInfo, ShardInfo, TokenizerInfo
-from pygpt.errors import InputError
+from pygpt.errors import InputError, check_seed
 from pygpt.shard_scan import ShardScan, first_id_from, scan_shards
 
 _log = logging.getLogger(__name__)
@@ -212,8 +212,7 @@ class BatchSampler:
         sampling: str = "permutation",
         read_ahead: bool = True,
     ) -> None:
-        if not 0 <= seed < 1 << 64:
-            raise InputError(f"seed {seed} is out of range; accepted is 0 to 2**64 - 1")
+        check_seed(seed)
         self._core = _C.BatchSampler(
             dataset.shards,
             batch_size,

@@ -20,7 +20,7 @@ from pygpt.data import TokenDataset
 from pygpt.dataset_json import TokenizerInfo
 from pygpt.errors import InputError
 from pygpt.evaluation import Evaluation, evaluate
-from pygpt.hardware import pick_device, use_physical_cores
+from pygpt.hardware import start_device
 from pygpt.implementations import Implementations
 from pygpt.model import GPT
 from pygpt.run import Run, load_model
@@ -71,9 +71,7 @@ class EvalConfig:
 def main() -> None:
     """The command."""
     config = cli.parse(EvalConfig, prog="python -m pygpt.eval")
-    device = pick_device(config.device)
-    if device.type == "cpu":
-        use_physical_cores()
+    device = start_device(config.device)
     impl = Implementations.parse(config.impl).resolve(device)
     model, tokenizer, directory = load_model(config.run, impl=str(impl))
     dataset = TokenDataset(config.data or _trained_on(directory), split=config.split)

@@ -94,6 +94,14 @@ class Peak:
         return f"{self.flops / 1e12:.3g} TFLOP/s ({self.source})"
 
 
+def start_device(name: str) -> torch.device:
+    """`pick_device` for a command that computes on it; a CPU gets a thread on each core."""
+    device = pick_device(name)
+    if device.type == "cpu":
+        use_physical_cores()
+    return device
+
+
 def pick_device(name: str) -> torch.device:
     """The device that `name` means; "auto" is a GPU if there is one.
 

@@ -101,7 +101,7 @@ def select(op: str, impl: str, device: torch.device) -> str:
         InputError: `impl` does not exist for this op, or can't run on this device.
     """
     if impl == "auto":
-        where = cpu_level() if device.type == "cpu" else device.type
+        where = cpu_ops.default_level() if device.type == "cpu" else device.type
         fastest = _FASTEST[op].get(where, "eager")
         return "eager" if fastest == "triton" and not _triton_runs(device) else fastest
     if impl != "eager":
@@ -116,18 +116,7 @@ def select(op: str, impl: str, device: torch.device) -> str:
     return impl
 
 
-# Asked while torch.compile traces, not in the graph.
-@torch.compiler.assume_constant_result
-def cpu_level() -> str:
-    """The instruction set that the native ops take; see `pygpt.cpu_ops`."""
-    levels = cpu_ops.levels()
-    level = os.environ.get("PYGPT_CPU_LEVEL") or levels[-1]
-    if level not in levels:
-        raise InputError(f"PYGPT_CPU_LEVEL={level} can't run here; this CPU has {levels}")
-    return level
-
-
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # asked while torch.compile traces, not in the graph
 def _triton_runs(device: torch.device) -> bool:
     """Whether the Triton kernels run on a GPU; if not, a warning says why, once."""
     why_not = _why_not_triton(device)

@@ -11,9 +11,9 @@ import torch
 import tyro
 
 from pygpt import cli
-from pygpt.errors import InputError
+from pygpt.errors import InputError, check_seed
 from pygpt.generate import Sampling, stream_text
-from pygpt.hardware import pick_device, use_physical_cores
+from pygpt.hardware import start_device
 from pygpt.implementations import Implementations
 from pygpt.run import load_model
 from pygpt.tokenizer import load_tokenizer
@@ -51,16 +51,13 @@ class SampleConfig:
         for name in ("num_samples", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.seed < 2**64:
-            raise InputError(f"seed must be in 0 to 2**64 - 1, got {self.seed}")
+        check_seed(self.seed)
 
 
 def main() -> None:
     """The command."""
     config = cli.parse(SampleConfig, prog="python -m pygpt.sample")
-    device = pick_device(config.device)
-    if device.type == "cpu":
-        use_physical_cores()
+    device = start_device(config.device)
     impl = Implementations.parse(config.impl).resolve(device)
     sampling = Sampling(config.temperature, config.top_k, config.top_p)
     model, info, directory = load_model(config.run, impl=str(impl))

@@ -23,9 +23,8 @@ from pygpt.hardware import (
     free_memory,
     keep_freed_memory,
     peak_flops,
-    pick_device,
     pick_dtype,
-    use_physical_cores,
+    start_device,
 )
 from pygpt.implementations import Implementations
 from pygpt.memory import Plan
@@ -49,10 +48,9 @@ def main() -> None:
     if config.dry_run:
         dry_run.report(console, config, _vocab_size(config))
         return
-    device = pick_device(config.device)
+    device = start_device(config.device)
     if device.type == "cpu":
         keep_freed_memory()
-        use_physical_cores()
     train_split, val_split = open_data(config)
     config = resolve(config, device, train_split)
     with run.claimed():

@@ -346,8 +346,8 @@ def test_out_that_does_not_fit_is_refused(
         ({"world_size": 3}, "batch_size 8 .*3 ranks.* 6 and 9"),
         ({"rank": 2, "world_size": 2}, "rank 2 .*0 to 1"),
         ({"rank": -1}, "rank -1"),
-        ({"seed": -1}, "seed -1"),
-        ({"seed": 2**64}, r"accepted is 0 to 2\*\*64 - 1"),
+        ({"seed": -1}, "got -1"),
+        ({"seed": 2**64}, r"seed must be in 0 to 2\*\*64 - 1"),
         ({"sampling": "shuffle"}, "'shuffle' is none of 'permutation', 'random'"),
     ],
 )
