@@ -179,7 +179,7 @@ def subjects(bench: Bench, options: Options) -> list[Subject]:
 def pygpt_subjects(bench: Bench) -> tuple[Subject, Subject]:
     """Pygpt's model in plain PyTorch, and as impl="auto" makes it: "eager" and "pygpt"."""
     torch.manual_seed(1)
-    auto = GPT(bench.config, Implementations().resolve(bench.device)).to(bench.device)
+    auto = GPT(bench.config, Implementations().resolve(bench.device, bench.config)).to(bench.device)
     eager = GPT(bench.config, "eager").to(bench.device)
     _share_parameters(eager, auto)
     optimizer = build_optimizer(auto, TrainConfig())

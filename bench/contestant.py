@@ -69,14 +69,15 @@ class Pygpt:
             keep_freed_memory()
             use_physical_cores()
         config = TrainConfig(**task.config)
+        model_config = config.model(padded_vocab_size(train.tokenizer.n_vocab))
         config = dataclasses.replace(
             config,
             dtype=pick_dtype(task.dtype, device, config.n_embd),  # type: ignore[arg-type]
             compile=task.compile,
-            impl=str(Implementations().resolve(device)),
+            impl=str(Implementations().resolve(device, model_config)),
         )
         torch.manual_seed(config.seed)
-        model = GPT(config.model(padded_vocab_size(train.tokenizer.n_vocab)), config.impl)
+        model = GPT(model_config, config.impl)
         self._trainer = Trainer(
             config, model.to(device), train, self._val, Run(directory), Peak(1.0, "not used")
         )

@@ -32,8 +32,6 @@ from torch import Tensor
 from pygpt.kernels import launch
 from pygpt.kernels.common import check_dtypes, forbid_second_derivative, unit_stride
 
-MAX_HEAD_SIZE = 128
-
 # A masked score. Finite, so that no inf - inf can arise; far below any score of finite inputs.
 MASKED = tl.constexpr(-1.0e30)
 
@@ -382,11 +380,6 @@ def attention(qkv: Tensor, n_head: int) -> Tensor:
         ValueError: another dtype or a larger head.
     """
     check_dtypes("attention", qkv=qkv)
-    head_size = qkv.size(2) // (3 * n_head)
-    if not 1 <= head_size <= MAX_HEAD_SIZE:
-        raise ValueError(
-            f"attention: the Triton kernel takes head sizes 1 to {MAX_HEAD_SIZE} and this is "
-            f"{head_size}; choose n_head to fit, or take impl='eager'"
-        )
+    launch.head_class(qkv.size(2) // (3 * n_head))
     y: Tensor = _attention(qkv, n_head)[0]
     return y

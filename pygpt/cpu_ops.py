@@ -7,6 +7,7 @@ names ("generic", "avx2" or "avx512"; an error if the CPU lacks it).
 
 from __future__ import annotations
 
+import functools
 import os
 
 import torch
@@ -21,9 +22,10 @@ ATTENTION_POSITIONS = _C.attention_positions
 """The positions of `attention_backward_rows` are a multiple of this: C++ reads whole vectors."""
 
 
-def levels() -> list[str]:
+@functools.cache
+def levels() -> tuple[str, ...]:
     """The instruction-set levels that this CPU runs, lowest first."""
-    return _C.cpu_levels()
+    return tuple(_C.cpu_levels())
 
 
 @torch.compiler.assume_constant_result  # asked while torch.compile traces, not in the graph

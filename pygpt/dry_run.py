@@ -64,7 +64,7 @@ def report(console: Console, config: TrainConfig, vocab_size: int | None) -> Non
     """
     assumed = "" if vocab_size else " (GPT-2's, assumed: no --data is named)"
     model = config.model(vocab_size or GPT2_VOCAB)
-    machine = _named(config.card, config) if config.card else _here(config)
+    machine = _named(config.card, config, model) if config.card else _here(config, model)
     say(
         console,
         f"{config.preset}: {model.n_layer} layers, {model.n_head} heads, {model.n_embd} wide, "
@@ -160,13 +160,13 @@ def _advice(choices: list[_Choice]) -> str:
     return f"Of what fits, the bound is highest with {best.plan.flags or 'no flag'}."
 
 
-def _named(name: str | None, config: TrainConfig) -> Machine:
-    card = named_card(name or "")
+def _named(name: str, config: TrainConfig, model: GPTConfig) -> Machine:
+    card = named_card(name)
     return Machine(
         text=f"{card}; {_gib(CONTEXT_BYTES)} of it taken by CUDA and a desktop (assumed)",
         device="cuda",
         dtype=torch.float32 if config.dtype == "float32" else torch.bfloat16,
-        impl=str(Implementations.parse(config.impl).resolve(torch.device("cuda"))),
+        impl=str(Implementations.parse(config.impl).resolve(torch.device("cuda"), model)),
         free=card.memory - CONTEXT_BYTES,
         host_free=math.inf,
         flops=card.flops,
@@ -174,7 +174,7 @@ def _named(name: str | None, config: TrainConfig) -> Machine:
     )
 
 
-def _here(config: TrainConfig) -> Machine:
+def _here(config: TrainConfig, model: GPTConfig) -> Machine:
     device = pick_device(config.device)
     dtype = getattr(torch, pick_dtype(config.dtype, device, config.n_embd))
     free, peak = free_memory(device), peak_flops(device, dtype)
@@ -183,7 +183,7 @@ def _here(config: TrainConfig) -> Machine:
         text=f"{name}: {peak}, {_gib(free)} of memory free",
         device=device.type,
         dtype=dtype,
-        impl=str(Implementations.parse(config.impl).resolve(device)),
+        impl=str(Implementations.parse(config.impl).resolve(device, model)),
         free=free,
         host_free=free_memory(torch.device("cpu")),
         flops=peak.flops,

@@ -21,7 +21,6 @@ from pygpt.dataset_json import TokenizerInfo
 from pygpt.errors import InputError
 from pygpt.evaluation import Evaluation, evaluate
 from pygpt.hardware import start_device
-from pygpt.implementations import Implementations
 from pygpt.model import GPT
 from pygpt.run import Run, load_model
 
@@ -72,13 +71,12 @@ def main() -> None:
     """The command."""
     config = cli.parse(EvalConfig, prog="python -m pygpt.eval")
     device = start_device(config.device)
-    impl = Implementations.parse(config.impl).resolve(device)
-    model, tokenizer, directory = load_model(config.run, impl=str(impl))
+    model, tokenizer, directory = load_model(config.run, device, impl=config.impl)
     dataset = TokenDataset(config.data or _trained_on(directory), split=config.split)
     _check_tokenizer(directory, tokenizer, dataset)
-    logger.info("%s on %s of %s, %s, %s", directory, config.split, dataset.path, device, impl)
+    logger.info("%s on %s of %s, %s, %s", directory, config.split, dataset.path, device, model.impl)
     start = time.perf_counter()
-    result = _evaluate(model.to(device), dataset, config)
+    result = _evaluate(model, dataset, config)
     seconds = time.perf_counter() - start
     if config.json:
         print(json.dumps(_as_fields(result, dataset, directory, seconds)))

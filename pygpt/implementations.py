@@ -6,7 +6,7 @@ Beside ``eager``, plain PyTorch in `pygpt.ops`, there is
 - ``native``: C++ of ``pygpt._C`` on a CPU.
 
 Asking for one that can't run is an error that says why; nothing falls back in silence. "auto" takes
-eager on a card that the Triton kernels can't run on, and says so once.
+eager for what the Triton kernels can't do, an older card or a larger head, and says so once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ import os
 import torch
 
 from pygpt import cpu_ops
+from pygpt.config import GPTConfig
 from pygpt.errors import InputError
+from pygpt.kernels import launch
 
 log = logging.getLogger("pygpt")
 
@@ -37,6 +39,16 @@ _FASTEST: dict[str, dict[str, str]] = {
         "cuda": "triton", "avx512": "native", "avx2": "native", "generic": "native"
     },
 }  # fmt: skip
+
+# What the implementations take; eager takes everything.
+DTYPES = {
+    "triton": (torch.float32, torch.float16, torch.bfloat16),
+    "native": (torch.float32, torch.bfloat16),
+}
+_LARGEST = {  # what "size" is, of the Triton kernels that have a limit
+    "attention": ("head size", launch.HEAD_CLASSES[-1]),
+    "layer_norm": ("width", launch.WIDTH_CLASSES[-1]),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,18 +80,21 @@ class Implementations:
             chosen.update(dict.fromkeys([op] if op else names, impl))
         return cls(**chosen)
 
-    def resolve(self, device: torch.device) -> Implementations:
-        """Replace every "auto" by what it means on `device`, and check that the rest can run there.
+    def resolve(self, device: torch.device, config: GPTConfig) -> Implementations:
+        """Replace every "auto" by what it means for a model on `device`, and check the rest.
 
         Raises:
-            InputError: an op has no such implementation, or it can't run on `device`; see `select`.
+            InputError: an op has no such implementation, or it can't run there; see `select`.
         """
-        return Implementations(
-            **{
-                field.name: select(field.name, getattr(self, field.name), device)
-                for field in dataclasses.fields(self)
-            }
-        )
+        sizes = {"attention": config.n_embd // config.n_head, "layer_norm": config.n_embd}
+        chosen = {
+            op: select(op, impl, device, sizes.get(op, 0))
+            for op, impl in dataclasses.asdict(self).items()
+        }
+        for op, size in sizes.items():
+            if chosen[op] != select(op, getattr(self, op), device):
+                warn_once(f"{op}: impl='auto' means eager, since {_too_large(op, size)}")
+        return Implementations(**chosen)
 
     def __str__(self) -> str:
         return ",".join(f"{op}={impl}" for op, impl in dataclasses.asdict(self).items())
@@ -89,28 +104,34 @@ def launch_table(impl: Implementations) -> str | None:
     """Which launch configurations the Triton kernels of `impl` take; None where it has none."""
     if "triton" not in dataclasses.astuple(impl):
         return None
-    from pygpt.kernels import launch
-
     return launch.describe()
 
 
-def select(op: str, impl: str, device: torch.device) -> str:
+def select(op: str, impl: str, device: torch.device, size: int = 0) -> str:
     """The implementation that runs for `op` on `device`: "eager", "triton" or "native".
 
+    Args:
+        op: a field of `Implementations`.
+        impl: what is asked for.
+        device: of the operands.
+        size: the head size of attention, the width of a layer norm.
+
     Raises:
-        InputError: `impl` does not exist for this op, or can't run on this device.
+        InputError: `impl` does not exist for this op, or can't run on this device or at this size.
     """
     if impl == "auto":
         where = cpu_ops.default_level() if device.type == "cpu" else device.type
         fastest = _FASTEST[op].get(where, "eager")
-        return "eager" if fastest == "triton" and not _triton_runs(device) else fastest
+        if fastest == "triton" and (_is_too_large(op, size) or not _triton_runs(device)):
+            return "eager"
+        return fastest
     if impl != "eager":
         there_are = tuple(dict.fromkeys(_FASTEST[op].values()))
         if impl not in there_are:
             have = ", ".join(("auto", "eager", *there_are))
             raise InputError(f"{op} has no implementation {impl!r}; it has {have}")
         if impl == "triton":
-            _check_triton(op, device)
+            _check_triton(op, device, size)
         elif device.type != "cpu":
             raise InputError(f"{op}: impl='native' runs on a CPU and the device is {device}")
     return impl
@@ -131,8 +152,6 @@ def _why_not_triton(device: torch.device) -> str:
     if importlib.util.find_spec("triton") is None:
         return "the triton package is not installed"
     if torch.cuda.is_available():
-        from pygpt.kernels import launch
-
         try:
             launch.architecture(device)
         except ValueError as error:
@@ -146,7 +165,18 @@ def warn_once(message: str) -> None:
     log.warning(message)
 
 
-def _check_triton(op: str, device: torch.device) -> None:
+def _is_too_large(op: str, size: int) -> bool:
+    return op in _LARGEST and size > _LARGEST[op][1]
+
+
+def _too_large(op: str, size: int) -> str:
+    name, largest = _LARGEST[op]
+    return f"the Triton kernel takes a {name} up to {largest} and this is {size}"
+
+
+def _check_triton(op: str, device: torch.device, size: int) -> None:
+    if _is_too_large(op, size):
+        raise InputError(f"{op}: {_too_large(op, size)}; take impl='auto'")
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if device.type != "cuda" and not interpreted:
         raise InputError(

@@ -18,7 +18,7 @@ from torch import Tensor
 from pygpt import cpu_attention, cpu_gelu
 from pygpt import linear_cross_entropy as fused_loss
 from pygpt.heads import causal_attention, merge_heads, split_heads
-from pygpt.implementations import select, warn_once
+from pygpt.implementations import DTYPES, select, warn_once
 
 # Messages are put together only when they are raised: under torch.compile a shape that goes into a
 # string is a constant from then on, and every other length would be compiled anew.
@@ -44,14 +44,16 @@ def _check_vector(op: str, name: str, vector: Tensor | None, x: Tensor) -> None:
     _check_devices(op, x, vector)
 
 
-def _for_dtype(
-    op: str, impl: str, chosen: str, dtype: torch.dtype, takes: tuple[torch.dtype, ...]
-) -> str:
-    """`chosen` if it takes the dtype. If not, "auto" means eager, and asking for it is an error."""
-    if dtype in takes:
+def _choose(op: str, impl: str, device: torch.device, dtype: torch.dtype, size: int = 0) -> str:
+    """The implementation that runs: `select`'s, if it takes operands of this dtype.
+
+    If not, "auto" means eager, and asking for it is an error.
+    """
+    chosen = select(op, impl, device, size)
+    if chosen == "eager" or dtype in DTYPES[chosen]:
         return chosen
     if impl != "auto":
-        have = ", ".join(str(each).removeprefix("torch.") for each in takes)
+        have = ", ".join(str(each).removeprefix("torch.") for each in DTYPES[chosen])
         raise ValueError(f"{op}: impl={chosen!r} takes {have}, not {dtype}; take impl='eager'")
     return "eager"
 
@@ -82,7 +84,8 @@ def attention(qkv: Tensor, n_head: int, *, dropout: float = 0.0, impl: str = "au
         raise ValueError(
             f"attention: qkv's last dimension {qkv.size(2)} is not 3 × {n_head} heads × head size"
         )
-    chosen = select("attention", impl, qkv.device)
+    head_size = qkv.size(2) // (3 * n_head)
+    chosen = _choose("attention", impl, qkv.device, qkv.dtype, head_size)
     if chosen != "eager" and dropout > 0.0:
         _notice_dropout(chosen)
         chosen = "eager"
@@ -132,7 +135,7 @@ def decode_attention(q: Tensor, k: Tensor, v: Tensor, n_head: int, *, impl: str 
             f"decode_attention: q, k and v are {q.dtype}, {k.dtype} and {v.dtype}; they must agree"
         )
     _check_devices("decode_attention", q, k, v)
-    if select("attention", impl, q.device) == "triton":
+    if _choose("attention", impl, q.device, q.dtype, q.size(2) // n_head) == "triton":
         from pygpt.kernels.decode_attention import decode_attention as decode_attention_triton
 
         y: Tensor = decode_attention_triton(q, k, v, n_head)
@@ -166,7 +169,7 @@ def layer_norm(
     """
     _check_vector("layer_norm", "weight", weight, x)
     _check_vector("layer_norm", "bias", bias, x)
-    if select("layer_norm", impl, x.device) == "triton":
+    if _choose("layer_norm", impl, x.device, x.dtype, x.size(-1)) == "triton":
         from pygpt.kernels.layer_norm import layer_norm as layer_norm_triton
 
         normed: Tensor = layer_norm_triton(x, weight, bias, eps)
@@ -207,7 +210,7 @@ def add_layer_norm(
     _check_devices("add_layer_norm", x, residual)
     _check_vector("add_layer_norm", "weight", weight, x)
     _check_vector("add_layer_norm", "bias", bias, x)
-    if select("layer_norm", impl, x.device) == "triton":
+    if _choose("layer_norm", impl, x.device, x.dtype, x.size(-1)) == "triton":
         from pygpt.kernels.layer_norm import add_layer_norm as add_layer_norm_triton
 
         both: tuple[Tensor, Tensor] = add_layer_norm_triton(x, residual, weight, bias, eps)
@@ -249,13 +252,11 @@ def gelu(
     if approximate not in ("tanh", "none"):
         raise ValueError(f"gelu: approximate={approximate!r}, not 'tanh'/'none'")
     _check_vector("gelu", "bias", bias, x)
-    chosen = select("gelu", impl, x.device)
+    chosen = _choose("gelu", impl, x.device, x.dtype)
     if chosen == "native" and approximate != "tanh":
         if impl != "auto":
             raise ValueError("gelu: impl='native' takes approximate='tanh'; take impl='eager'")
         chosen = "eager"
-    if chosen == "native":
-        chosen = _for_dtype("gelu", impl, chosen, x.dtype, cpu_gelu.DTYPES)
     if chosen == "native":
         return cpu_gelu.gelu(x, bias)
     if chosen == "triton":
@@ -341,11 +342,8 @@ def linear_cross_entropy(  # type: ignore[misc]  # its overloads say **options f
             f"linear_cross_entropy: reduction={reduction!r} is none of 'mean', 'sum', 'none'"
         )
     _check_devices("linear_cross_entropy", x, weight, targets)
-    chosen = select("linear_cross_entropy", impl, x.device)
     gemm_dtype = _gemm_dtype(x, weight)
-    if chosen != "eager":
-        takes = fused_loss.DTYPES[chosen]
-        chosen = _for_dtype("linear_cross_entropy", impl, chosen, gemm_dtype, takes)
+    chosen = _choose("linear_cross_entropy", impl, x.device, gemm_dtype)
     if chosen == "eager":
         loss, losses, lse = _linear_cross_entropy_eager(
             x, weight, targets, ignore_index, reduction, z_loss, label_smoothing, return_per_token

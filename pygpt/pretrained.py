@@ -21,12 +21,13 @@ from torch import Tensor
 from pygpt.config import GPTConfig
 from pygpt.dataset_json import TokenizerInfo
 from pygpt.errors import InputError
-from pygpt.implementations import launch_table
+from pygpt.implementations import Implementations, launch_table
 from pygpt.model import GPT
 from pygpt.tokenizer import get_tokenizer
 
 logger = logging.getLogger(__name__)
 
+CPU = torch.device("cpu")
 PREFIX = "transformer."
 _TRANSPOSED = ("c_attn.weight", "attn.c_proj.weight", "c_fc.weight", "mlp.c_proj.weight")
 # Fields of a GPT-2 configuration in which a variant differs from GPT-2 itself, which is what runs
@@ -108,23 +109,27 @@ def _zero_biases(config: GPTConfig) -> dict[str, Tensor]:
     return {name: torch.zeros(size) for name, size in {**names, f"{PREFIX}ln_f.bias": c}.items()}
 
 
-def load(directory: Path, *, impl: str = "auto") -> tuple[GPT, TokenizerInfo]:
-    """Build the model of a directory in Hugging Face's GPT-2 layout, in fp32 on the CPU.
+def load(
+    directory: Path, device: torch.device = CPU, *, impl: str = "auto"
+) -> tuple[GPT, TokenizerInfo]:
+    """Build the model of a directory in Hugging Face's GPT-2 layout, in fp32.
 
     Args:
         directory: holds ``config.json`` and ``model.safetensors``.
+        device: where the model goes.
         impl: implementations of the ops; see `pygpt.ops`.
 
     Raises:
-        InputError: a missing or damaged file, a model that is not a GPT-2, or tensors that don't
-            fit the configuration.
+        InputError: a missing or damaged file, a model that is not a GPT-2, tensors that don't fit
+            the configuration, or an implementation that can't run it on this device.
     """
     fields = _read_config(directory)
     config, tokenizer = _from_config(directory, fields)
+    chosen = Implementations.parse(impl).resolve(device, config)
     with torch.device("meta"):  # no time is spent on initial weights that are replaced at once
-        model = GPT(config, impl)
+        model = GPT(config, chosen)
     model.load_state_dict(_from_tensors(directory, model), assign=True)
-    return model, tokenizer
+    return model.to(device), tokenizer
 
 
 def stored_launch_table(directory: Path) -> str | None:

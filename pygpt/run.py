@@ -231,19 +231,22 @@ def newest_run(root: Path = RUNS) -> Run:
     return found[-1]
 
 
-def load_model(path: Path | None, *, impl: str = "auto") -> tuple[GPT, TokenizerInfo, Path]:
-    """Load a model for use, in fp32 on the CPU.
+def load_model(
+    path: Path | None, device: torch.device, *, impl: str = "auto"
+) -> tuple[GPT, TokenizerInfo, Path]:
+    """Load a model for use, in fp32.
 
     Args:
         path: a run (its newest checkpoint), a checkpoint, or a directory in Hugging Face's GPT-2
             layout; None is the newest run.
+        device: where the model goes.
         impl: implementations of the ops; see `pygpt.ops`.
 
     Returns:
         The model, its tokenizer, and the directory the weights came from.
 
     Raises:
-        InputError: there is no model there, or it is damaged.
+        InputError: there is no model there, it is damaged, or `impl` can't run it on this device.
     """
     run = newest_run() if path is None else Run(path)
     directory = run.path
@@ -253,5 +256,5 @@ def load_model(path: Path | None, *, impl: str = "auto") -> tuple[GPT, Tokenizer
             resume = cli.command("train", "--resume", "--out", run.path)
             raise InputError(f"{run.path} has no checkpoint yet; {resume}")
         directory = newest
-    model, tokenizer = pretrained.load(directory, impl=impl)
+    model, tokenizer = pretrained.load(directory, device, impl=impl)
     return model, tokenizer, directory

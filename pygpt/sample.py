@@ -14,7 +14,6 @@ from pygpt import cli
 from pygpt.errors import InputError, check_seed
 from pygpt.generate import Sampling, stream_text
 from pygpt.hardware import start_device
-from pygpt.implementations import Implementations
 from pygpt.run import load_model
 from pygpt.tokenizer import load_tokenizer
 
@@ -58,11 +57,10 @@ def main() -> None:
     """The command."""
     config = cli.parse(SampleConfig, prog="python -m pygpt.sample")
     device = start_device(config.device)
-    impl = Implementations.parse(config.impl).resolve(device)
     sampling = Sampling(config.temperature, config.top_k, config.top_p)
-    model, info, directory = load_model(config.run, impl=str(impl))
-    logger.info("%s on %s, %s", directory, device, impl)
-    model = model.to(device).eval()
+    model, info, directory = load_model(config.run, device, impl=config.impl)
+    logger.info("%s on %s, %s", directory, device, model.impl)
+    model.eval()
     tokenizer = load_tokenizer(info)
     generator = torch.Generator(device).manual_seed(config.seed)
     for i in range(config.num_samples):

@@ -142,7 +142,7 @@ def resolve(config: TrainConfig, device: torch.device, train_split: TokenDataset
             "train split; give a smaller --batch-tokens or more text"
         )
     dtype = pick_dtype(config.dtype, device, config.n_embd)
-    impl = str(Implementations.parse(config.impl).resolve(device))
+    impl = str(Implementations.parse(config.impl).resolve(device, model_config))
     if config.micro_batch != "auto":
         config.accumulation(config.micro_batch)  # refuses what does not divide
     peak = peak_flops(device, getattr(torch, dtype))

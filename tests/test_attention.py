@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pygpt import ops
+from pygpt.kernels import attention
 from tests.parity import (
     DEVICE,
     DTYPES,
@@ -138,8 +139,11 @@ def test_products_of_fp32_take_tf32_where_torch_may(monkeypatch: pytest.MonkeyPa
 
 
 def test_head_too_large_is_refused() -> None:
-    with pytest.raises(ValueError, match="head sizes 1 to 128 and this is 160.*impl='eager'"):
-        ops.attention(torch.ones(1, 2, 480, device=DEVICE), 1, impl="triton")
+    qkv = torch.ones(1, 2, 480, device=DEVICE)
+    with pytest.raises(ValueError, match="head size up to 128 and this is 160; take impl='auto'"):
+        ops.attention(qkv, 1, impl="triton")
+    with pytest.raises(ValueError, match="head size up to 128, not 160; take impl='eager'"):
+        attention.attention(qkv, 1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

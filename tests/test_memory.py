@@ -90,7 +90,7 @@ def peak_of(call: Callable[[], object], live: int) -> int:
 
 def assert_estimated(config: GPTConfig, micro_batch: int, impl: str, **choice: Any) -> None:
     """Hold the estimate against the allocator, less the state, which is easy to know."""
-    resolved = Implementations.parse(impl).resolve(CPU)
+    resolved = Implementations.parse(impl).resolve(CPU, config)
     model = GPT(config, resolved, checkpoint_activations=choice["checkpointing"])
     expected = estimate(config, micro_batch, device="cpu", impl=resolved, **choice)
     measured = peak_bytes(
@@ -120,7 +120,7 @@ def test_estimate_is_within_ten_percent(
 )
 def test_gpu_estimate_is_within_ten_percent(impl: str, checkpointing: bool, offload: bool) -> None:
     config, micro_batch, device = GPTConfig(n_layer=4), 4, torch.device("cuda")
-    resolved = Implementations.parse(impl).resolve(device)
+    resolved = Implementations.parse(impl).resolve(device, config)
     expected = estimate(
         config, micro_batch, device="cuda", dtype=torch.bfloat16, impl=resolved,
         checkpointing=checkpointing, offload=offload,
@@ -165,7 +165,7 @@ def test_estimate_with_the_optimizer_on_the_host_is_within_ten_percent(
 @pytest.mark.parametrize("offload", [False, True])
 def test_the_state_is_known_to_the_byte(offload: bool) -> None:
     config = SHAPES["context, biases"][0]
-    resolved = Implementations.parse("auto").resolve(CPU)
+    resolved = Implementations.parse("auto").resolve(CPU, config)
     model = GPT(config)
     updater = (OffloadedUpdater if offload else Updater)(model, TrainConfig())
     gradients = 0 if offload else sum(p.nbytes for p in model.parameters())
@@ -266,7 +266,7 @@ def test_recomputed_activations_change_no_bit(seed: int, dropout: float, compile
 
 def plan(preset: str = "gpt2", **fields: Any) -> Plan:
     config = dataclasses.replace(from_preset(preset), **fields)
-    impl = str(Implementations.parse("auto").resolve(torch.device("cuda")))
+    impl = str(Implementations.parse("auto").resolve(torch.device("cuda"), config.model(50304)))
     dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
     return Plan.of(config, 50304, "cuda", dtype, impl)
 

@@ -76,12 +76,34 @@ def test_auto_where_triton_cannot_run_is_eager_with_one_notice(
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
         why = "Tesla T4 is sm_75 and the Triton kernels need sm_80 or newer"
     with caplog.at_level(logging.WARNING, "pygpt"):
-        resolved = Implementations().resolve(CUDA)
+        resolved = Implementations().resolve(CUDA, GPTConfig())
     assert resolved == Implementations(*["eager"] * 4)
     (message,) = (record.message for record in caplog.records)
     assert message.startswith(f"impl='auto' means eager on cuda: {why}")
     for cached in (implementations._why_not_triton, launch.architecture):
         cached.cache_clear()
+
+
+def test_auto_is_eager_for_what_the_kernels_are_too_small_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    implementations.warn_once.cache_clear()
+    with caplog.at_level(logging.WARNING, "pygpt"):
+        resolved = Implementations().resolve(CUDA, GPTConfig(n_head=4, n_embd=768))
+    assert (resolved.attention, resolved.layer_norm) == ("eager", "triton")
+    (message,) = (record.message for record in caplog.records)
+    assert message.endswith("the Triton kernel takes a head size up to 128 and this is 192")
+    assert select("layer_norm", "auto", CUDA, 16385) == "eager"
+    with pytest.raises(InputError, match="head size up to 128 and this is 192; take impl='auto'"):
+        Implementations(attention="triton").resolve(CUDA, GPTConfig(n_head=4, n_embd=768))
+
+
+@pytest.mark.parametrize("op", ["attention", "layer_norm", "gelu", "linear_cross_entropy"])
+def test_auto_is_eager_for_other_dtypes(op: str) -> None:
+    assert ops._choose(op, "auto", CUDA, torch.float64) == "eager"
+    assert ops._choose(op, "auto", CUDA, torch.bfloat16) == "triton"
+    with pytest.raises(ValueError, match="'triton' takes float32, float16, bfloat16, not .*64"):
+        ops._choose(op, "triton", CUDA, torch.float64)
 
 
 def test_asking_whether_triton_runs_is_no_graph_break() -> None:
@@ -95,7 +117,7 @@ def test_asking_whether_triton_runs_is_no_graph_break() -> None:
 def test_auto_on_a_cpu_goes_by_its_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
     fastest = {"cuda": "triton", "generic": "native"}
     monkeypatch.setitem(implementations._FASTEST, "gelu", fastest)
-    monkeypatch.setattr(cpu_ops, "levels", lambda: ["generic", "avx2"])
+    monkeypatch.setattr(cpu_ops, "levels", lambda: ("generic", "avx2"))
     monkeypatch.delenv("PYGPT_CPU_LEVEL", raising=False)
     assert select("gelu", "auto", CPU) == "eager"  # the best level, avx2, is not in the table
     assert select("gelu", "native", CPU) == "native"
@@ -172,11 +194,11 @@ def test_mixed_devices_are_refused() -> None:
 
 
 def test_dtypes_that_no_kernel_takes_are_refused() -> None:
-    with pytest.raises(ValueError, match="qkv is torch.float64 and the Triton kernel takes"):
+    with pytest.raises(ValueError, match="attention: impl='triton' takes .*, not torch.float64"):
         ops.attention(_ones(1, 2, 96).double(), 2, impl="triton")
     with pytest.raises(ValueError, match="weight is torch.float64 and the Triton kernel takes"):
         ops.layer_norm(_ones(2, 4), _ones(4).double(), impl="triton")
-    with pytest.raises(ValueError, match="x is torch.int64 and the Triton kernel takes"):
+    with pytest.raises(ValueError, match="gelu: impl='triton' takes .*, not torch.int64"):
         ops.gelu(_ones(2, 4).long(), impl="triton")
     q = _ones(1, 1, 32)
     with pytest.raises(ValueError, match="q, k and v are .* they must agree"):
