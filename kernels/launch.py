@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-log = logging.getLogger("pygpt")
+logger = logging.getLogger(__name__)
 
 ARCHITECTURES = ("sm_80", "sm_89", "sm_90")
 
@@ -272,7 +272,7 @@ def use_table(path: Path | None) -> None:
             "python -m pygpt.tune"
         ) from error
     use_entries(entries, source)
-    log.warning("launch table: %d entries from %s", len(entries), source)
+    logger.warning("launch table: %d entries from %s", len(entries), source)
 
 
 def write_table(path: Path, entries: dict[Key, Launch], identity: str) -> None:

@@ -33,7 +33,7 @@ from pygpt.files import sync
 from pygpt.implementations import launch_table
 from pygpt.model import GPT
 
-log = logging.getLogger("pygpt")
+logger = logging.getLogger(__name__)
 
 _PREFIX = "step-"
 _PARTIAL = ".partial-"
@@ -142,7 +142,7 @@ def load_training(
 def _compare_launch_tables(before: str | None, now: str | None) -> None:
     """Say so if a resumed run sums in another order than it did."""
     if before and now and before != now:
-        log.warning(
+        logger.warning(
             "the checkpoint was trained with the launch table %s, and this start takes %s: sums in "
             "another order, so the run is not to the last bit what it would have been",
             before,

@@ -7,7 +7,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO, TypeVar
 
 import tyro
@@ -27,6 +27,7 @@ def parse(
     prog: str,
     default: T | None = None,
     args: Sequence[str] | None = None,
+    nanogpt: Mapping[str, str] | None = None,
 ) -> T:
     """Fill a dataclass from the command line.
 
@@ -38,7 +39,15 @@ def parse(
         prog: the command as a user types it, such as "python -m pygpt.prepare".
         default: an instance whose fields are the defaults; None takes the dataclass's own.
         args: the words to read; None takes sys.argv.
+        nanogpt: nanoGPT's names of flags, by underscores, and what to write instead.
+
+    Raises:
+        InputError: a flag of nanoGPT's, with its name here.
     """
+    for word in sys.argv[1:] if args is None else args:
+        name = word.removeprefix("--").partition("=")[0].replace("-", "_")
+        if word.startswith("--") and nanogpt and name in nanogpt:
+            raise InputError(f"--{name} is nanoGPT's; here it is {nanogpt[name]}")
     if default is None:
         return tyro.cli(options, prog=prog, args=args)
     return tyro.cli(options, prog=prog, default=default, args=args)

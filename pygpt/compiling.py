@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from datetime import timedelta
 
 from pygpt.config import GPTConfig, TrainConfig
 
@@ -36,9 +37,9 @@ def decided(config: TrainConfig, model: GPTConfig, device_type: str, flops: floa
     saves = _GAIN.get(device_type, 0.0) * operations / (_MFU * flops)
     pays = saves > takes
     logger.info(
-        "torch.compile would take about %.0f s and save about %.0f s of this run: it is %s",
-        takes,
-        saves,
+        "torch.compile would take about %s and save about %s of this run (h:mm:ss): it is %s",
+        timedelta(seconds=round(takes)),
+        timedelta(seconds=round(saves)),
         "on" if pays else "off",
     )
     return dataclasses.replace(config, compile=pays)

@@ -193,6 +193,11 @@ class TrainConfig:
                 raise InputError(
                     f"{name} must be finite and not negative, got {getattr(self, name)}"
                 )
+        if self.min_lr > self.learning_rate:
+            raise InputError(
+                f"min_lr={self.min_lr:g} is above learning_rate={self.learning_rate:g}, which "
+                f"decays to it; a tenth, --min-lr {self.learning_rate / 10:g}, is usual"
+            )
         if self.lr_decay_steps is not None and self.lr_decay_steps < 1:
             raise InputError(f"lr_decay_steps must be above 0, got {self.lr_decay_steps}")
         check_seed(self.seed)
@@ -211,6 +216,17 @@ class TrainConfig:
         """The model this run trains, for an embedding table of `vocab_size` rows."""
         shared = {field.name for field in dataclasses.fields(GPTConfig)} - {"vocab_size"}
         return GPTConfig(vocab_size=vocab_size, **{name: getattr(self, name) for name in shared})
+
+    def check_shapes(self) -> None:
+        """Check what no single value shows: the model's shape, and how the batch divides.
+
+        Raises:
+            InputError: it does not divide, with the nearest that does.
+        """
+        self.model(vocab_size=1)
+        self.batch_sequences()
+        if self.micro_batch != "auto":
+            self.accumulation(self.micro_batch)
 
     def batch_sequences(self) -> int:
         """Sequences a step.
@@ -245,14 +261,14 @@ class TrainConfig:
             )
         return sequences // micro_batch
 
-    def write_toml(self, path: Path) -> None:
-        """Write every value that is set; `read_toml` reads it back."""
+    def as_toml(self) -> str:
+        """Every value that is set; `read_toml` reads it back."""
         values = {
             name: str(value) if isinstance(value, Path) else value
             for name, value in dataclasses.asdict(self).items()
             if value is not None and name not in NOT_STORED
         }
-        path.write_text(tomli_w.dumps(values), encoding="utf-8")
+        return tomli_w.dumps(values)
 
 
 def _multiples_around(total: int, unit: int) -> str:

@@ -16,7 +16,7 @@ import os
 import platform
 import sysconfig
 import tokenize
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -43,7 +43,8 @@ class Document:
 
     path: Path
     name: str
-    """Path below the corpus's folder, with slashes: what the split is drawn from."""
+    """Path below the folder that all of the corpus lies in, with slashes: the split is drawn from
+    it."""
     encoding: str = "utf-8"
     start: int = 0
     """The first byte of the stretch in the file."""
@@ -158,18 +159,19 @@ class TextFiles:
     def documents(self) -> list[Document]:
         """See `Corpus`."""
         found: dict[Path, Document] = {}  # by resolved path
-        named: set[Path] = set()
+        # Unlike Path.is_file, False where one may not look.
+        named = {path for path in self.paths if os.path.isfile(path)}
+        common = _common_folder(self.paths, named)
         for path in self.paths:
-            if os.path.isfile(path):  # unlike Path.is_file, False where one may not look
-                named.add(path)
-                found[path.resolve()] = Document(path, path.name)
+            if path in named:
+                found[path.resolve()] = Document(path, _relative(path, common))
             elif os.path.isdir(path):
                 files, left_out = _walk(path, skip=lambda name: name.startswith("."))
                 _log_left_out(
                     "hidden, a link to a folder, or no regular file", [p.name for p in left_out]
                 )
                 for file in files:
-                    document = Document(file, file.relative_to(path).as_posix())
+                    document = Document(file, _relative(file, common))
                     found.setdefault(file.resolve(), document)
             else:
                 raise InputError(
@@ -238,6 +240,18 @@ def _cut(document: Document, val_fraction: float) -> tuple[Document, Document]:
         dataclasses.replace(document, stop=cut, n_bytes=cut),
         dataclasses.replace(document, start=cut, n_bytes=document.n_bytes - cut),
     )
+
+
+def _common_folder(paths: Sequence[Path], files: Collection[Path]) -> str:
+    """The folder that holds all of `paths`, of which `files` are no folders themselves."""
+    return os.path.commonpath(
+        [os.path.abspath(path.parent if path in files else path) for path in paths]
+    )
+
+
+def _relative(path: Path, folder: str) -> str:
+    """Two files of one name in two folders are two documents, and the split draws for each."""
+    return Path(os.path.relpath(path, folder)).as_posix()
 
 
 def _walk(folder: Path, skip: Callable[[str], bool]) -> tuple[list[Path], list[Path]]:

@@ -29,7 +29,7 @@ from pygpt.dataset_json import FILE_NAME, DatasetInfo, ShardInfo, TokenizerInfo
 from pygpt.errors import InputError, check_seed
 from pygpt.shard_scan import ShardScan, first_id_from, scan_shards
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 # Ids that show whether a shard without a header is of uint16, and how many are enough to tell.
 _SAMPLE_IDS, _FEWEST_IDS = 4096, 64
@@ -129,7 +129,7 @@ class TokenDataset:
                     f"{FILE_NAME} that names their tokenizer; prepare the text again with "
                     "`python -m pygpt.prepare text`"
                 )
-        _log.warning(
+        logger.warning(
             "%s has no %s: its %s split (%s) is taken as GPT-2 BPE ids",
             self.path,
             FILE_NAME,

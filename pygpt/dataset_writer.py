@@ -28,7 +28,7 @@ from rich.console import Console
 from pygpt import dataset_json
 from pygpt.corpus import Corpus, Document, Stdlib, split
 from pygpt.dataset_json import DatasetInfo, ShardInfo, SplitInfo
-from pygpt.errors import InputError
+from pygpt.errors import InputError, check_seed
 from pygpt.files import sync
 from pygpt.tokenizer import Tokenizer, get_tokenizer
 
@@ -89,8 +89,7 @@ def prepare(
 def _check_arguments(out: Path, val_fraction: float, seed: int, workers: int) -> None:
     if not 0 < val_fraction < 1:
         raise InputError(f"--val-fraction {val_fraction} is not between 0 and 1, such as 0.05")
-    if not 0 <= seed < 2**64:
-        raise InputError(f"--seed {seed} is not in 0 to 2^64 - 1")
+    check_seed(seed)
     if workers < 1:
         raise InputError(f"--workers {workers} is not 1 or more; leave it out for all CPUs")
     if os.path.exists(out / dataset_json.FILE_NAME):
@@ -231,8 +230,7 @@ def _written_beside(out: Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
-        with (partial / dataset_json.FILE_NAME).open("rb") as file:
-            os.fsync(file.fileno())
+        sync(partial / dataset_json.FILE_NAME)
         sync(partial)
         partial.rename(out)
         sync(out.parent)

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from pygpt import cli
 from pygpt.config import GPTConfig, TrainConfig
 from pygpt.data import TokenDataset
 from pygpt.evaluation import Evaluation
-from pygpt.hardware import Peak
+from pygpt.hardware import Peak, device_name
 from pygpt.run import Run
 from pygpt.trainer import StepReport
 
@@ -80,8 +81,7 @@ def describe(
 ) -> None:
     """Say what is going to be trained, on what, and how."""
     n_params = model_config.n_params(positions=False)
-    device = torch.device(config.device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    name = device_name(torch.device(config.device))
     total = config.max_steps * config.batch_tokens
     accumulation = config.accumulation(int(config.micro_batch))
     say(
@@ -123,6 +123,7 @@ class Display:
             TextColumn("{task.description}"),
             TimeRemainingColumn(),
             console=console,
+            disable=not console.is_interactive,
         )
         self._task = self._progress.add_task("", total=config.max_steps, completed=step)
         self._tensorboard: SummaryWriter | None = None
@@ -161,6 +162,8 @@ class Display:
         )
         self._progress.update(self._task, completed=report.step, description=text)
         if not self._console.is_interactive and report.step % self._config.log_interval == 0:
+            left = self._progress.tasks[0].time_remaining or 0
+            text += f"  {timedelta(seconds=round(left))} left"
             self.note(f"step {report.step}/{self._config.max_steps}  {text}")
         if not self._tensorboard:
             return

@@ -16,6 +16,7 @@ from pygpt.errors import InputError
 from pygpt.hardware import (
     Card,
     card_of,
+    device_name,
     free_memory,
     named_card,
     peak_flops,
@@ -23,7 +24,7 @@ from pygpt.hardware import (
     pick_dtype,
 )
 from pygpt.implementations import Implementations
-from pygpt.memory import CONTEXT_BYTES, Estimate, Plan
+from pygpt.memory import CONTEXT_BYTES, Estimate, Plan, gib
 from pygpt.roofline import HOST_BANDWIDTH, PCIE_BANDWIDTH, step_bound
 
 GPT2_VOCAB = 50304
@@ -163,7 +164,7 @@ def _advice(choices: list[_Choice]) -> str:
 def _named(name: str, config: TrainConfig, model: GPTConfig) -> Machine:
     card = named_card(name)
     return Machine(
-        text=f"{card}; {_gib(CONTEXT_BYTES)} of it taken by CUDA and a desktop (assumed)",
+        text=f"{card}; {gib(CONTEXT_BYTES)} of it taken by CUDA and a desktop (assumed)",
         device="cuda",
         dtype=torch.float32 if config.dtype == "float32" else torch.bfloat16,
         impl=str(Implementations.parse(config.impl).resolve(torch.device("cuda"), model)),
@@ -178,9 +179,8 @@ def _here(config: TrainConfig, model: GPTConfig) -> Machine:
     device = pick_device(config.device)
     dtype = getattr(torch, pick_dtype(config.dtype, device, config.n_embd))
     free, peak = free_memory(device), peak_flops(device, dtype)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return Machine(
-        text=f"{name}: {peak}, {_gib(free)} of memory free",
+        text=f"{device_name(device)}: {peak}, {gib(free)} of memory free",
         device=device.type,
         dtype=dtype,
         impl=str(Implementations.parse(config.impl).resolve(device, model)),
@@ -235,7 +235,3 @@ def _duration(seconds: float) -> str:
     if seconds < 2 * 3600:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 72 * 3600 else f"{seconds / 86400:.1f} days"
-
-
-def _gib(n_bytes: float) -> str:
-    return f"{n_bytes / 2**30:.2f} GiB"

@@ -74,9 +74,15 @@ def main() -> None:
     model, tokenizer, directory = load_model(config.run, device, impl=config.impl)
     dataset = TokenDataset(config.data or _trained_on(directory), split=config.split)
     _check_tokenizer(directory, tokenizer, dataset)
-    logger.info("%s on %s of %s, %s, %s", directory, config.split, dataset.path, device, model.impl)
+    logger.info("evaluating on %s, %s", device, model.impl)
     start = time.perf_counter()
-    result = _evaluate(model, dataset, config)
+    try:
+        result = _evaluate(model, dataset, config)
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"out of memory with --batch-size {config.batch_size}; give a smaller one, or a "
+            "smaller --block-size"
+        ) from error
     seconds = time.perf_counter() - start
     if config.json:
         print(json.dumps(_as_fields(result, dataset, directory, seconds)))

@@ -17,3 +17,16 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file beside, flush it and rename it: there is always the old one or the new one.
+
+    Raises:
+        OSError: the disk refuses it.
+    """
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    sync(partial)
+    partial.replace(path)
+    sync(path.parent)

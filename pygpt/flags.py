@@ -23,6 +23,23 @@ logger = logging.getLogger(__name__)
 
 _PROG = "python -m pygpt.train"
 
+# nanoGPT's flags that have another name here; docs/from-nanogpt.md has them all.
+_NANOGPT = {
+    "out_dir": "--out",
+    "dataset": "--data, a path",
+    "init_from": "--resume for init_from=resume; scratch is the default",
+    "batch_size": "--micro-batch, and the batch of a step is --batch-tokens",
+    "gradient_accumulation_steps": "what follows from --batch-tokens and --micro-batch",
+    "max_iters": "--max-steps",
+    "warmup_iters": "--warmup-steps",
+    "lr_decay_iters": "--lr-decay-steps",
+    "decay_lr": "--min-lr equal to --learning-rate",
+    "eval_iters": "--eval-tokens",
+    "eval_only": "python -m pygpt.eval RUN",
+    "always_save_checkpoint": "--checkpoint-interval and --keep-checkpoints",
+    "wandb_log": "metrics.jsonl in the run's directory, and TensorBoard where it is installed",
+}
+
 # What a resumed run may not change: its weights, or the order of its batches, would no longer fit.
 _FIXED_ON_RESUME = (
     "preset", "n_layer", "n_head", "n_embd", "block_size", "bias", "batch_tokens", "seed",
@@ -36,6 +53,12 @@ def read_command_line(args: list[str]) -> tuple[TrainConfig, Run]:
     Raises:
         InputError: unknown names, a used run directory, nothing to resume.
     """
+    for before, word in zip(["", *args], args, strict=False):
+        if word.endswith(".py") and not before.startswith("-"):
+            raise InputError(
+                f"{word}: no Python file is run to configure a run; give --preset NAME, or a TOML "
+                "file by --config FILE.toml"
+            )
     # These say what the defaults of all other flags are. One without its value is tyro's to refuse.
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for flag in ("--preset", "--config", "--out", "--device"):
@@ -54,7 +77,8 @@ def read_command_line(args: list[str]) -> tuple[TrainConfig, Run]:
         gpu = pick_device(known.device or values.get("device", "auto")).type == "cuda"
         name = "stdlib-gpu" if gpu else "stdlib-cpu"
     base = dataclasses.replace(from_preset(name), **{**values, "preset": name})
-    config = cli.parse(TrainConfig, prog=_PROG, default=base, args=args)
+    config = cli.parse(TrainConfig, prog=_PROG, default=base, args=args, nanogpt=_NANOGPT)
+    config.check_shapes()
     run = Run(config.out or RUNS / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
     if run.started:
         if run.newest_checkpoint():
@@ -71,7 +95,8 @@ def _resumed(args: list[str], run: Run, values: dict[str, Any]) -> tuple[TrainCo
         raise InputError(_describe_missing(run))
     stored = run.config()
     base = dataclasses.replace(stored, **values, resume=True)
-    config = cli.parse(TrainConfig, prog=_PROG, default=base, args=args)
+    config = cli.parse(TrainConfig, prog=_PROG, default=base, args=args, nanogpt=_NANOGPT)
+    config.check_shapes()
     for field in dataclasses.fields(config):
         before, after = getattr(stored, field.name), getattr(config, field.name)
         if before == after or field.name in ("out", *NOT_STORED):

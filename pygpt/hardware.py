@@ -115,6 +115,9 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"there is no device {name!r}; try auto, cpu, cuda or cuda:1") from error
+    try:
         torch.empty(0, device=device).tolist()  # not on "meta", which has no memory
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

@@ -7,6 +7,7 @@ Beside ``eager``, plain PyTorch in `pygpt.ops`, there is
 
 Asking for one that can't run is an error that says why; nothing falls back in silence. "auto" takes
 eager for what the Triton kernels can't do, an older card or a larger head, and says so once.
+Attention with dropout is eager whatever is asked for, with a notice.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pygpt.config import GPTConfig
 from pygpt.errors import InputError
 from pygpt.kernels import launch
 
-log = logging.getLogger("pygpt")
+logger = logging.getLogger(__name__)
 
 IMPLS = ("eager", "triton", "native")
 
@@ -94,6 +95,14 @@ class Implementations:
         for op, size in sizes.items():
             if chosen[op] != select(op, getattr(self, op), device):
                 warn_once(f"{op}: impl='auto' means eager, since {_too_large(op, size)}")
+        if config.dropout and chosen["attention"] != "eager":
+            notice_dropout(chosen["attention"])
+            chosen["attention"] = "eager"
+        if "triton" in chosen.values():
+            try:
+                launch.describe()
+            except (OSError, ValueError) as error:
+                raise InputError(f"PYGPT_LAUNCH_TABLE can't be used: {error}") from error
         return Implementations(**chosen)
 
     def __str__(self) -> str:
@@ -159,10 +168,17 @@ def _why_not_triton(device: torch.device) -> str:
     return ""
 
 
+# Runs while torch.compile traces, not in the graph.
+@torch.compiler.assume_constant_result
+def notice_dropout(impl: str) -> None:
+    """Say, once, that attention with dropout is eager's."""
+    warn_once(f"attention: impl={impl!r} has no dropout; it runs as impl='eager'")
+
+
 @functools.cache
 def warn_once(message: str) -> None:
     """Log a warning the first time it is given."""
-    log.warning(message)
+    logger.warning(message)
 
 
 def _is_too_large(op: str, size: int) -> bool:

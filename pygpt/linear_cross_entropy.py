@@ -26,6 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pygpt import cpu_ops
+
 # What the logits of a chunk may take, by device type. The weight's gradient (V × C in fp32) is read
 # and written once a chunk, so a chunk has to be long: at V = 50,304 in bf16 these are at most 2,560
 # tokens and 640. On a CPU, 384 wide, 256 tokens take a quarter more time, and 1,280 or 2,048 no
@@ -306,8 +308,6 @@ def _row_kernel(impl: str) -> Callable[..., None]:
 
         row_kernel: Callable[..., None] = cross_entropy.cross_entropy_rows
         return row_kernel
-    from pygpt import cpu_ops
-
     return cpu_ops.cross_entropy_rows
 
 
@@ -357,8 +357,6 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
     elif first:
         total.copy_(a @ b)
     elif a.dtype == torch.bfloat16:
-        from pygpt import cpu_ops
-
         cpu_ops.accumulate(total, a @ b)
     else:
         total.add_(a @ b)

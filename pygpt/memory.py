@@ -177,17 +177,17 @@ class Plan:
         need = self.estimate(1).host
         if need > free:
             raise InputError(
-                f"--offload-optimizer takes {_gib(need)} of the machine's memory, and "
-                f"{_gib(free)} are free: {_gib(need - free)} are missing. Close other programs, "
+                f"--offload-optimizer takes {gib(need)} of the machine's memory, and "
+                f"{gib(free)} are free: {gib(need - free)} are missing. Close other programs, "
                 "or take a smaller model (--n-layer, --n-embd)"
             )
 
     def _describe_shortage(self, free: int) -> str:
         need = self.estimate(1)
         text = (
-            f"one sequence of {self.model.block_size} tokens needs {_gib(need.total)}, with a "
-            f"margin {_gib(need.planned)}, and {_gib(free)} are free: "
-            f"{_gib(need.planned - free)} are missing"
+            f"one sequence of {self.model.block_size} tokens needs {gib(need.total)}, with a "
+            f"margin {gib(need.planned)}, and {gib(free)} are free: "
+            f"{gib(need.planned - free)} are missing"
         )
         alternatives = self.alternatives()
         for plan in alternatives:
@@ -201,7 +201,7 @@ class Plan:
                 return f"{text}. It fits with {leanest.flags} --block-size {block_size}"
             block_size //= 2
         return (
-            f"{text}. Weights, gradients and AdamW take {_gib(leanest.estimate(1).state)} with "
+            f"{text}. Weights, gradients and AdamW take {gib(leanest.estimate(1).state)} with "
             f"{leanest.flags}: only a smaller model fits (--n-layer, --n-embd)"
         )
 
@@ -235,7 +235,8 @@ def ways_out(config: TrainConfig) -> str:
     return f"try {', '.join(ways)}"
 
 
-def _gib(n_bytes: float) -> str:
+def gib(n_bytes: float) -> str:
+    """A number of bytes as text."""
     return f"{n_bytes / 2**30:.2f} GiB"
 
 

@@ -179,8 +179,12 @@ class GPT(nn.Module):
         a call.
 
         Raises:
-            InputError: more positions than block_size.
+            InputError: more positions than block_size, or ids that are not (B, T).
         """
+        if idx.dim() != 2:
+            raise InputError(
+                f"ids must be (B, T), got {tuple(idx.shape)}; idx[None] is one sequence"
+            )
         start = 0 if cache is None else cache.length
         end = start + idx.size(1)
         if end > self.config.block_size:

@@ -18,7 +18,7 @@ from torch import Tensor
 from pygpt import cpu_attention, cpu_gelu
 from pygpt import linear_cross_entropy as fused_loss
 from pygpt.heads import causal_attention, merge_heads, split_heads
-from pygpt.implementations import DTYPES, select, warn_once
+from pygpt.implementations import DTYPES, notice_dropout, select
 
 # Messages are put together only when they are raised: under torch.compile a shape that goes into a
 # string is a constant from then on, and every other length would be compiled anew.
@@ -49,6 +49,8 @@ def _choose(op: str, impl: str, device: torch.device, dtype: torch.dtype, size: 
 
     If not, "auto" means eager, and asking for it is an error.
     """
+    if not dtype.is_floating_point:
+        raise ValueError(f"{op}: operands must be of a floating-point type, not {dtype}")
     chosen = select(op, impl, device, size)
     if chosen == "eager" or dtype in DTYPES[chosen]:
         return chosen
@@ -87,7 +89,7 @@ def attention(qkv: Tensor, n_head: int, *, dropout: float = 0.0, impl: str = "au
     head_size = qkv.size(2) // (3 * n_head)
     chosen = _choose("attention", impl, qkv.device, qkv.dtype, head_size)
     if chosen != "eager" and dropout > 0.0:
-        _notice_dropout(chosen)
+        notice_dropout(chosen)
         chosen = "eager"
     if chosen == "eager":
         return causal_attention(qkv, n_head, dropout)
@@ -97,12 +99,6 @@ def attention(qkv: Tensor, n_head: int, *, dropout: float = 0.0, impl: str = "au
 
     y: Tensor = attention_triton(qkv, n_head)
     return y
-
-
-# Runs while torch.compile traces, not in the graph.
-@torch.compiler.assume_constant_result
-def _notice_dropout(impl: str) -> None:
-    warn_once(f"attention: impl={impl!r} has no dropout; it runs as impl='eager'")
 
 
 def decode_attention(q: Tensor, k: Tensor, v: Tensor, n_head: int, *, impl: str = "auto") -> Tensor:

@@ -125,7 +125,8 @@ def load(
     """
     fields = _read_config(directory)
     config, tokenizer = _from_config(directory, fields)
-    chosen = Implementations.parse(impl).resolve(device, config)
+    used = dataclasses.replace(config, dropout=0.0)  # only training drops
+    chosen = Implementations.parse(impl).resolve(device, used)
     with torch.device("meta"):  # no time is spent on initial weights that are replaced at once
         model = GPT(config, chosen)
     model.load_state_dict(_from_tensors(directory, model), assign=True)

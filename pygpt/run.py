@@ -31,6 +31,7 @@ from pygpt import checkpoint, cli, pretrained
 from pygpt.config import TrainConfig, read_toml
 from pygpt.dataset_json import TokenizerInfo
 from pygpt.errors import InputError
+from pygpt.files import replace_text
 from pygpt.hardware import device_name
 from pygpt.model import GPT
 
@@ -86,9 +87,10 @@ class Run:
         try:
             yield
         except OSError as error:
+            way_out = "mend that and go on with --resume, or " if self.started else ""
             raise InputError(
-                f"the run directory {self.path} can't be written ({error}); mend that and go on "
-                "with --resume, or give another --out"
+                f"the run directory {self.path} can't be written ({error}); {way_out}give another "
+                "--out"
             ) from error
 
     def open(self, config: TrainConfig, device: torch.device, step: int) -> None:
@@ -108,10 +110,8 @@ class Run:
 
     def write_config(self, config: TrainConfig) -> None:
         """Make `config` the one that a resumed run starts with."""
-        partial = self.config_file.with_suffix(".partial")
         with self.writing():
-            config.write_toml(partial)
-            partial.replace(self.config_file)
+            replace_text(self.config_file, config.as_toml())
 
     def append_metrics(self, fields: dict[str, Any]) -> None:
         """Add one line to ``metrics.jsonl``."""
@@ -153,9 +153,7 @@ class Run:
 
     def _keep_metrics_before(self, step: int) -> None:
         lines = [json.dumps(line) + "\n" for line in self.read_metrics() if line["step"] <= step]
-        partial = self.metrics_file.with_suffix(".partial")
-        partial.write_text("".join(lines), encoding="utf-8")
-        partial.replace(self.metrics_file)
+        replace_text(self.metrics_file, "".join(lines))
 
     def _record_start(self, device: torch.device, step: int) -> None:
         path = self.path / "run.json"
@@ -164,9 +162,7 @@ class Run:
             starts = [*starts, describe_environment(device) | {"step": step}]
         except (ValueError, TypeError) as error:
             raise InputError(f"{path} is damaged ({error}); delete or move it") from error
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(starts, indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
+        replace_text(path, json.dumps(starts, indent=2) + "\n")
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
@@ -225,7 +221,7 @@ def newest_run(root: Path = RUNS) -> Run:
     found = runs_below(root)
     if not found:
         raise InputError(
-            f"no run in {root.absolute()}; name a run or a checkpoint, or train one with "
+            f"no run in {root.absolute()}; give the directory of one, or train one with "
             f"{cli.command('train')}"
         )
     return found[-1]

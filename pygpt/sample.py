@@ -19,6 +19,8 @@ from pygpt.tokenizer import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
+_NANOGPT = {"start": "--prompt", "out_dir": "the run, without a flag: python -m pygpt.sample RUN"}
+
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
@@ -55,7 +57,7 @@ class SampleConfig:
 
 def main() -> None:
     """The command."""
-    config = cli.parse(SampleConfig, prog="python -m pygpt.sample")
+    config = cli.parse(SampleConfig, prog="python -m pygpt.sample", nanogpt=_NANOGPT)
     device = start_device(config.device)
     sampling = Sampling(config.temperature, config.top_k, config.top_p)
     model, info, directory = load_model(config.run, device, impl=config.impl)
@@ -65,7 +67,8 @@ def main() -> None:
     generator = torch.Generator(device).manual_seed(config.seed)
     for i in range(config.num_samples):
         if config.num_samples > 1:
-            print(f"--- {i + 1} of {config.num_samples}")
+            gap = "\n" if i else ""
+            print(f"{gap}--- {i + 1} of {config.num_samples}")
         print(config.prompt, end="", flush=True)
         for text in stream_text(
             model, tokenizer, config.prompt, config.max_new_tokens, sampling, generator

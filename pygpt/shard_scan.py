@@ -30,7 +30,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 4 << 20
 # A scan was measured at 0.75 GB/s: below this it is over before a progress bar can be read.
@@ -169,7 +169,7 @@ def _remember(scan: ShardScan) -> None:
         beside.write_text(json.dumps(dataclasses.asdict(scan)), encoding="utf-8")
         beside.replace(path)
     except OSError as error:
-        _log.warning(
+        logger.warning(
             "%s was checked, which can't be remembered (%s); the next start checks it again",
             scan.path,
             error,

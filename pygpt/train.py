@@ -17,6 +17,7 @@ from pygpt.data import TokenDataset
 from pygpt.dataset_writer import prepare_stdlib
 from pygpt.display import Display, Output, describe, say
 from pygpt.errors import InputError
+from pygpt.evaluation import Windows
 from pygpt.flags import read_command_line, resume_command
 from pygpt.generate import stream_text
 from pygpt.hardware import (
@@ -51,8 +52,11 @@ def main() -> None:
     device = start_device(config.device)
     if device.type == "cpu":
         keep_freed_memory()
+    else:
+        # TF32 where a GEMM is not in bf16; before the peak rate is measured.
+        torch.set_float32_matmul_precision("high")
     train_split, val_split = open_data(config)
-    config = resolve(config, device, train_split)
+    config = resolve(config, device, train_split, val_split)
     with run.claimed():
         train(console, config, run, train_split, val_split)
 
@@ -78,8 +82,6 @@ def train(
 
     device = torch.device(config.device)
     torch.manual_seed(config.seed)
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32 where a GEMM is not in bf16
     model_config = _model_config(config, train_split)
     model = GPT(model_config, config.impl, checkpoint_activations=config.checkpoint_activations).to(
         device
@@ -129,7 +131,9 @@ def _vocab_size(config: TrainConfig) -> int | None:
     return None
 
 
-def resolve(config: TrainConfig, device: torch.device, train_split: TokenDataset) -> TrainConfig:
+def resolve(
+    config: TrainConfig, device: torch.device, train_split: TokenDataset, val_split: TokenDataset
+) -> TrainConfig:
     """Replace every "auto" by what it means here; a resumed run finds it in its configuration.
 
     Raises:
@@ -141,10 +145,10 @@ def resolve(config: TrainConfig, device: torch.device, train_split: TokenDataset
             f"batch_tokens={config.batch_tokens} is more than the {len(train_split)} tokens of the "
             "train split; give a smaller --batch-tokens or more text"
         )
+    for split in (train_split, val_split):
+        Windows.over(split, config.block_size, config.block_size, config.eval_tokens)
     dtype = pick_dtype(config.dtype, device, config.n_embd)
     impl = str(Implementations.parse(config.impl).resolve(device, model_config))
-    if config.micro_batch != "auto":
-        config.accumulation(config.micro_batch)  # refuses what does not divide
     peak = peak_flops(device, getattr(torch, dtype))
     config = compiling.decided(config, model_config, device.type, peak.flops)
     plan = Plan.of(config, model_config.vocab_size, device.type, getattr(torch, dtype), impl)
@@ -170,17 +174,26 @@ def _model_config(config: TrainConfig, train_split: TokenDataset) -> GPTConfig:
 
 
 def _announce_schedule(config: TrainConfig, step: int) -> None:
-    """Say what a run that is made longer does with its rate."""
+    """Say so where the rate is not what one would think: never at its peak, or low for long."""
     assert config.lr_decay_steps is not None
-    if step and config.max_steps > config.lr_decay_steps:
+    if config.warmup_steps >= config.lr_decay_steps:
+        logger.warning(
+            "warmup_steps=%d is not below the %d steps of the decay: the rate rises to the end and "
+            "never decays; --warmup-steps %d is a tenth",
+            config.warmup_steps,
+            config.lr_decay_steps,
+            config.lr_decay_steps // 10,
+        )
+    elif step and config.max_steps > config.lr_decay_steps:
         longer = dataclasses.replace(config, lr_decay_steps=config.max_steps)
         logger.info(
-            "the rate stays at %g after step %d; --lr-decay-steps %d would raise it to %g now, and "
-            "the loss with it for a while",
+            "the rate stays at %g from step %d on; with --lr-decay-steps %d it would be %g at the "
+            "next step, not %g: a rate that is raised makes the loss worse for a while",
             config.min_lr,
             config.lr_decay_steps,
             config.max_steps,
             learning_rate(step, longer),
+            learning_rate(step, config),
         )
 
 

@@ -23,7 +23,7 @@ from pygpt import checkpoint
 from pygpt.config import TrainConfig
 from pygpt.data import BatchSampler, TokenDataset
 from pygpt.errors import InputError
-from pygpt.evaluation import Evaluation, Windows, evaluate
+from pygpt.evaluation import Evaluation, evaluate
 from pygpt.hardware import Peak
 from pygpt.memory import ways_out
 from pygpt.model import GPT
@@ -99,7 +99,7 @@ class Trainer:
         peak: the rate that MFU divides by.
 
     Raises:
-        InputError: a split is shorter than one window.
+        InputError: the training split is shorter than one window.
     """
 
     def __init__(
@@ -136,8 +136,6 @@ class Trainer:
             sampling=config.sampling,
         )
         self._staging = self._make_staging()
-        # Said now rather than at the first evaluation.
-        Windows.over(val, config.block_size, config.block_size, config.eval_tokens)
         self._observer: Observer
         self._clock = 0.0
 
@@ -166,7 +164,7 @@ class Trainer:
             should_stop: asked after every step.
 
         Raises:
-            InputError: the loss is no longer finite, or a checkpoint can't be written.
+            InputError: a loss or gradient is no longer finite, or a checkpoint can't be written.
         """
         self._observer = observer
         self.model.train()
@@ -180,7 +178,7 @@ class Trainer:
             evaluating = self.step % self.config.eval_interval == 0 or last
             saving = self.step % self.config.checkpoint_interval == 0 or last or stopping
             if evaluating or saving or self._should_read():
-                # The loss is looked at before anything is saved: no checkpoint of a broken model.
+                # Looked at before anything is saved: no checkpoint of a broken model.
                 self._between_steps(self._read(launched), evaluating, saving)
                 launched = []
             if stopping:
@@ -210,7 +208,9 @@ class Trainer:
         while True:
             try:
                 return self._accumulate()
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
                 reason = str(error).partition("\n")[0]
             # Out of the handler: the error holds the frames it left, and they hold tensors.
             self._halve_micro_batch(reason)
@@ -289,8 +289,9 @@ class Trainer:
         self._clock = now
         reports = []
         for step, loss in zip(launched, losses, strict=True):
-            if not math.isfinite(loss):
-                raise InputError(self._describe_divergence(step.step, loss))
+            norm = step.grad_norm.item()
+            self._check_finite("the loss", loss, step.step)
+            self._check_finite("the gradient's norm", norm, step.step)
             report = StepReport(
                 step=step.step,
                 train_loss=loss,
@@ -298,7 +299,7 @@ class Trainer:
                 tokens=step.step * self.config.batch_tokens,
                 tokens_per_second=rate,
                 lr=step.lr,
-                grad_norm=step.grad_norm.item(),
+                grad_norm=norm,
                 mfu=rate * self.model.config.flops_per_token() / self._peak.flops,
             )
             reports.append(report)
@@ -307,6 +308,8 @@ class Trainer:
     def _between_steps(self, reports: list[StepReport], evaluating: bool, saving: bool) -> None:
         """Write metrics; evaluate and save if it is time to."""
         val_loss = self._evaluate().loss if evaluating else None
+        if val_loss is not None:
+            self._check_finite("the validation loss", val_loss, self.step)
         reports[-1] = dataclasses.replace(reports[-1], val_loss=val_loss)
         for report in reports:
             self.run.append_metrics(report.fields())
@@ -315,11 +318,13 @@ class Trainer:
             self._save(val_loss)
         self._clock = time.perf_counter()  # nothing of this is part of a step's time
 
-    def _describe_divergence(self, step: int, loss: float) -> str:
+    def _check_finite(self, name: str, value: float, step: int) -> None:
+        if math.isfinite(value):
+            return
         newest = self.run.newest_checkpoint()
         kept = f"the last good checkpoint is {newest}" if newest else "there was no checkpoint yet"
-        return (
-            f"the loss is {loss} at step {step}: training stops; {kept}. Try a lower "
+        raise InputError(
+            f"{name} is {value} at step {step}: training stops; {kept}. Try a lower "
             f"--learning-rate (now {self.config.learning_rate:g}), a longer --warmup-steps or "
             "--dtype float32"
         )
@@ -348,6 +353,11 @@ class Trainer:
         with self.run.writing():
             checkpoint.prune(self.run.checkpoints, self.config.keep_checkpoints)
         self._observer.on_checkpoint(path)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """PyTorch has a type for it, a subclass; Triton, which loads kernels beside it, has none."""
+    return isinstance(error, torch.OutOfMemoryError) or "CUDA]: out of memory" in str(error)
 
 
 def _dropout_seed(seed: int, step: int) -> int:

@@ -85,9 +85,16 @@ def test_values_out_of_range_are_named(name: str, value: float) -> None:
         TrainConfig(**{name: value})  # type: ignore[arg-type]
 
 
+def test_a_rate_below_the_one_it_decays_to_is_refused() -> None:
+    with pytest.raises(
+        InputError, match="min_lr=6e-05 is above learning_rate=1e-05.* --min-lr 1e-06"
+    ):
+        TrainConfig(learning_rate=1e-5)
+
+
 def test_toml_round_trip(tmp_path: Path) -> None:
     config = TrainConfig(data=Path("a/b"), micro_batch=7, lr_decay_steps=9, dropout=0.25)
-    config.write_toml(tmp_path / "config.toml")
+    (tmp_path / "config.toml").write_text(config.as_toml(), encoding="utf-8")
     assert TrainConfig(**read_toml(tmp_path / "config.toml")) == config
 
 

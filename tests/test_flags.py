@@ -129,3 +129,29 @@ def test_suggested_commands_can_be_pasted() -> None:
     assert flags.resume_command(run) == (
         """python -m pygpt.train --resume --out 'my runs/it'"'"'s'"""
     )
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--max_iters=5", r"--max_iters is nanoGPT's; here it is --max-steps$"),
+        ("--batch-size 12", "here it is --micro-batch, and"),
+        ("config/train_gpt2.py --n_layer=2", r"config/train_gpt2.py: no Python .*--config FILE"),
+    ],
+)
+def test_nanogpts_names_are_refused_with_ours(line: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--n-embd 130", "n_embd=130 is not divisible by n_head=4"),
+        ("--batch-tokens 1000", "batch_tokens=1000 is not a multiple of block_size=64"),
+        ("--micro-batch 5", "micro_batch=5 does not divide the 12 sequences"),
+    ],
+)
+def test_what_does_not_divide_is_refused_before_any_work(line: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read(f"--preset stdlib-cpu {line}")

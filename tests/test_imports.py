@@ -36,7 +36,7 @@ LAYERS = [
     {"trainer", "flags"},
     {"display"},
     {"dry_run"},
-    {"train", "eval", "sample", "prepare", "tune"},
+    {"train", "eval", "sample", "prepare", "tune", "__main__"},
 ]
 COMMANDS = LAYERS[-1]
 SEES_C = {"__init__", "data", "cpu_ops", "cpu_gelu"}  # __init__ to say if it is missing

@@ -198,7 +198,9 @@ def test_dtypes_that_no_kernel_takes_are_refused() -> None:
         ops.attention(_ones(1, 2, 96).double(), 2, impl="triton")
     with pytest.raises(ValueError, match="weight is torch.float64 and the Triton kernel takes"):
         ops.layer_norm(_ones(2, 4), _ones(4).double(), impl="triton")
-    with pytest.raises(ValueError, match="gelu: impl='triton' takes .*, not torch.int64"):
+    with pytest.raises(
+        ValueError, match="gelu: operands must be of a floating-point type, not torch.int64"
+    ):
         ops.gelu(_ones(2, 4).long(), impl="triton")
     q = _ones(1, 1, 32)
     with pytest.raises(ValueError, match="q, k and v are .* they must agree"):

@@ -144,12 +144,23 @@ def test_text_finds_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
     single = write(tmp_path, {".notes": "n"}) / ".notes"
     with caplog.at_level(logging.INFO):
         documents = TextFiles((folder, single, folder / "b.txt")).documents()
-    assert sorted(document.name for document in documents) == [".notes", "b.txt", "sub/a.md"]
+    assert sorted(document.name for document in documents) == [
+        ".notes",
+        "folder/b.txt",
+        "folder/sub/a.md",
+    ]
     assert ["".join(document.blocks()) for document in documents] == ["n", "b", "a\r\n"]
     assert "hidden, a link to a folder, or no regular file: 4 (" in caplog.text
     assert "(.git, .hidden, broken, round)" in caplog.text
-    assert "binary: 1 (image.png)" in caplog.text
-    assert "empty: 1 (empty.txt)" in caplog.text
+    assert "binary: 1 (folder/image.png)" in caplog.text
+    assert "empty: 1 (folder/empty.txt)" in caplog.text
+
+
+def test_files_of_one_name_are_split_one_by_one(tmp_path: Path) -> None:
+    files = {f"{i}/README.md": "text" for i in range(200)}
+    folder = write(tmp_path, files)
+    documents = TextFiles(tuple(folder / name for name in files)).documents()
+    assert sorted(document.name for document in documents) == sorted(files)
 
 
 def documents_named(names: list[str]) -> list[Document]:
@@ -242,7 +253,7 @@ def test_all_bad_files_are_named_at_once(tmp_path: Path) -> None:
         ({"val_fraction": 1.0}, "--val-fraction 1.0 "),
         ({"val_fraction": float("nan")}, "--val-fraction nan "),
         ({"workers": 0}, "--workers 0 "),
-        ({"seed": -1}, "--seed -1 "),
+        ({"seed": -1}, "seed must be in .*, got -1"),
     ],
 )
 def test_arguments_out_of_range(tmp_path: Path, change: dict[str, float], message: str) -> None:

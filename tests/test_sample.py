@@ -51,14 +51,14 @@ def test_stops_at_end_of_text(
 ) -> None:
     run = make_run(tmp_path / "run", INFO.end_of_text)
     run_sample(monkeypatch, str(run.path), "--prompt", "a", "--num-samples", "2")
-    assert capsys.readouterr().out == "--- 1 of 2\na\n--- 2 of 2\na\n"
+    assert capsys.readouterr().out == "--- 1 of 2\na\n\n--- 2 of 2\na\n"
 
 
 def test_newest_run_when_none_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="no run in .*runs; name a run or a checkpoint"):
+    with pytest.raises(InputError, match="no run in .*runs; give the directory of one"):
         run_sample(monkeypatch)
     for name, letter, age in (("old", "o", 100), ("new", "n", 10), ("older", "r", 200)):
         run = make_run(tmp_path / "runs" / name, ord(letter))

@@ -16,6 +16,7 @@ from pygpt import checkpoint, dataset_writer, signals, trainer
 from pygpt.corpus import TextFiles
 from pygpt.errors import InputError
 from pygpt.run import Run
+from pygpt.trainer import Trainer
 
 TINY = """
     --preset shakespeare-char --n-layer 1 --n-head 2 --n-embd 16 --block-size 32 --dropout 0.1
@@ -246,12 +247,14 @@ def test_a_disk_that_tensorboard_fills_is_named(
         run_train("full")
 
 
-def test_best_checkpoint_is_kept(run_train: Callable[..., Run]) -> None:
+def test_best_checkpoint_is_kept(
+    run_train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
     # A rate that rises a hundredfold to the end: the loss is lowest early on.
+    monkeypatch.setattr(trainer, "learning_rate", lambda step, config: 0.03 * 100 ** (step / 7))
     run = run_train(
-        "wild", "--eval-interval", "1", "--checkpoint-interval", "1", "--learning-rate", "0.03",
-        "--min-lr", "3", "--keep-checkpoints", "2",
-    )  # fmt: skip
+        "wild", "--eval-interval", "1", "--checkpoint-interval", "1", "--keep-checkpoints", "2"
+    )
     val = {line["step"]: line["val_loss"] for line in run.read_metrics()}
     best = min(val, key=lambda step: val[step])
     kept = [
@@ -299,8 +302,35 @@ def test_longer_horizon_keeps_the_rate_low_and_says_so(
     run_train("longer")
     with caplog.at_level("INFO"):
         run = run_train("longer", "--resume", "--max-steps", "10")
-    assert "--lr-decay-steps 10 would raise it" in caplog.text
+    assert "stays at 0.0001 from step 8 on; with --lr-decay-steps 10 it would be" in caplog.text
     assert [line["lr"] for line in run.read_metrics()][8:] == [1e-4, 1e-4]
+
+
+def test_a_schedule_that_never_decays_is_announced(
+    run_train: Callable[..., Run], caplog: pytest.LogCaptureFixture
+) -> None:
+    run_train("short", "--warmup-steps", "8")
+    assert "warmup_steps=8 is not below the 8 steps of the decay" in caplog.text
+
+
+def test_a_broken_update_is_never_saved(
+    run_train: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss is from before the update: it is still finite where the gradient is not."""
+    launch_step = Trainer.launch_step
+
+    def launch_broken(self: Trainer) -> Any:
+        if self.step == 5:
+            self.model.wte.weight.register_hook(lambda gradient: gradient * torch.inf)
+        return launch_step(self)
+
+    monkeypatch.setattr(Trainer, "launch_step", launch_broken)
+    with pytest.raises(
+        InputError, match=r"the gradient's norm is (inf|nan) at step 6.*step-00000004"
+    ):
+        run_train("broken", "--checkpoint-interval", "2")
+    kept = checkpoint.list_checkpoints(Run(tmp_path / "broken").checkpoints)
+    assert [checkpoint.read_state(path).step for path in kept] == [2, 4]
 
 
 def test_diverged_loss_stops_with_the_step_and_keeps_the_checkpoint(
