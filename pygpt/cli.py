@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import logging
 import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TextIO, TypeVar
 
 import tyro
+from docstring_parser import parse_from_object
 
 from pygpt.errors import InputError
 
@@ -48,9 +51,17 @@ def parse(
         name = word.removeprefix("--").partition("=")[0].replace("-", "_")
         if word.startswith("--") and nanogpt and name in nanogpt:
             raise InputError(f"--{name} is nanoGPT's; here it is {nanogpt[name]}")
+    _join_help_lines(options)
     if default is None:
         return tyro.cli(options, prog=prog, args=args)
     return tyro.cli(options, prog=prog, default=default, args=args)
+
+
+def _join_help_lines(options: type) -> None:
+    """Make each field's docstring one line: tyro takes an indented line for a new paragraph."""
+    texts = {text.arg_name: text.description for text in parse_from_object(options).params}
+    for field in dataclasses.fields(options):
+        field.metadata = MappingProxyType({"help": " ".join((texts.get(field.name) or "").split())})
 
 
 def command(name: str, *words: object) -> str:
