@@ -143,8 +143,8 @@ def main(options: Options) -> int:
     def finish() -> None:
         if options.json:
             fields = {"tokens": tokens, "vocab": options.vocab, "keeps_freed_memory": kept}
-            fields |= {"results": results, "failures": failures}
-            report.write_json(options.json, device, fields)
+            measured = {"results": results, "failures": failures}
+            report.write_json(options.json, device, {**fields, **measured})
         report.print_table(
             f"head + loss, forward and backward: {tokens} tokens, V = {options.vocab}; "
             f"{report.headline(device)}{', freed memory kept' if kept else ''}",

@@ -156,15 +156,17 @@ class Bench:
         return sum(x.numel() for x, _ in self.batches)
 
     def step(self, subject: Subject) -> None:
-        """One training step."""
-        for ids in self.batches:
-            x, y = (part.to(self.device, non_blocking=True) for part in ids)
-            with self._autocast():
-                loss = subject.loss(x, y) / len(self.batches)
-            loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(subject.model.parameters(), 1.0)
-        subject.optimizer.step()
-        subject.optimizer.zero_grad(set_to_none=True)
+        """One training step; without gradients afterwards, even if it ran out of memory."""
+        try:
+            for ids in self.batches:
+                x, y = (part.to(self.device, non_blocking=True) for part in ids)
+                with self._autocast():
+                    loss = subject.loss(x, y) / len(self.batches)
+                loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(subject.model.parameters(), 1.0)
+            subject.optimizer.step()
+        finally:
+            subject.optimizer.zero_grad(set_to_none=True)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.dtype == torch.float32:
@@ -293,11 +295,8 @@ def main(options: Options) -> int:
     everything = {subject.name: subject for subject in subjects(bench, options)}
 
     def turn(subject: Subject) -> None:
-        try:
-            for _ in range(options.steps):
-                bench.step(subject)
-        finally:  # what a step without room leaves behind; pygpt's subjects share their gradients
-            subject.optimizer.zero_grad(set_to_none=True)
+        for _ in range(options.steps):
+            bench.step(subject)
 
     ways = {name: functools.partial(turn, subject) for name, subject in everything.items()}
     turns = interleaved.Turns(ways, bench.device, survived=(torch.OutOfMemoryError,))
@@ -391,14 +390,15 @@ def _print(title: str, rows: list[dict[str, Any]]) -> None:
         ],
     )
     profiled = [row for row in rows if "seconds_by_part" in row]
-    report.print_table(
-        "where the time of a step goes, in ms",
-        ("", *(row["subject"] for row in profiled)),
-        [
-            (part, *(f"{1e3 * row['seconds_by_part'][part]:,.1f}" for row in profiled))
-            for part in [*PARTS, OTHER, "idle"]
-        ],
-    )
+    if profiled:
+        report.print_table(
+            "where the time of a step goes, in ms",
+            ("", *(row["subject"] for row in profiled)),
+            [
+                (part, *(f"{1e3 * row['seconds_by_part'][part]:,.1f}" for row in profiled))
+                for part in [*PARTS, OTHER, "idle"]
+            ],
+        )
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from rich.progress import track
 from torch import Tensor
 
 from pygpt import cli, gpu_timing, ops
+from pygpt.config import GPTConfig
 from pygpt.errors import InputError
 from pygpt.files import cache_directory
 from pygpt.kernels import launch
@@ -51,7 +52,7 @@ class TuneConfig:
     """n_embd / n_head."""
     width: int = 768
     """n_embd."""
-    vocab: int = 50_304
+    vocab: int = GPTConfig.vocab_size
     """Rows of the embedding table."""
     positions: int = 1024
     """block_size."""
