@@ -408,6 +408,19 @@ def test_the_cpu_step_has_its_four_ways(
     assert "of GEMM" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("takes", "count"), [(0.01, 50), (2.0, 25), (400.0, 10)])
+def test_how_often_a_call_is_timed(
+    takes: float, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda size, dtype, device: empty(size, dtype=dtype))
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda: SimpleNamespace(L2_cache_size=8)
+    )
+    monkeypatch.setattr(gpu_timing, "_one_call", lambda call, flush: takes)
+    assert gpu_timing.milliseconds(list) == [takes] * count
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="waits for a CUDA device")
 def test_a_call_is_timed_on_the_card() -> None:
