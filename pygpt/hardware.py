@@ -9,7 +9,6 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -150,7 +149,7 @@ def pick_dtype(name: DType | Literal["auto"], device: torch.device, width: int) 
     if device.type == "cuda":
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        has_bf16 = width >= BF16_WIDTH and _cpu_has_bf16()
+        has_bf16 = device.type == "cpu" and width >= BF16_WIDTH and _cpu_has_bf16()
     return "bfloat16" if has_bf16 else "float32"
 
 
@@ -171,7 +170,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> Peak:
         if card:
             return Peak(card.flops, f"{card.name}, bf16, data sheet")
     short, size = {torch.float32: ("fp32", 4096), torch.bfloat16: ("bf16", 8192)}[dtype]
-    if device.type == "cpu":
+    if device.type != "cuda":
         size = 1024
     rate = gemm_rate(device, dtype, size)
     return Peak(rate, f"{short} GEMM of {size}³ measured on this machine")
@@ -232,13 +231,13 @@ def gemm_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
         del a, b
         torch.cuda.empty_cache()  # `free_memory` asks the driver, which counts the cache as taken
     else:
-        seconds = min(_seconds(lambda: a @ b) for _ in range(15))
+        seconds = min(_seconds_of_product(a, b) for _ in range(15))
     return 2 * size**3 / seconds
 
 
-def _seconds(call: Callable[[], object]) -> float:
+def _seconds_of_product(a: torch.Tensor, b: torch.Tensor) -> float:
     start = time.perf_counter()
-    call()
+    (a @ b)[0, 0].item()  # reading one number waits for a device that isn't the CPU
     return time.perf_counter() - start
 
 

@@ -49,6 +49,7 @@ def test_a_cpu_takes_bf16_for_its_instructions(
     cpu = torch.device("cpu")
     assert pick_dtype("auto", cpu, width) == expected
     assert pick_dtype("bfloat16", cpu, width) == "bfloat16"
+    assert pick_dtype("auto", torch.device("mps"), width) == "float32"
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,9 @@ def test_a_peak_says_which_gemm_was_measured(
 
 
 def test_gemm_rate_counts_operations_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "_seconds", lambda call: 0.5 if call().shape == (8, 8) else 0.0)
+    monkeypatch.setattr(
+        hardware, "_seconds_of_product", lambda a, b: 0.5 if a.shape == b.shape == (8, 8) else 0.0
+    )
     assert hardware.gemm_rate(torch.device("cpu"), torch.float32, 8) == 2 * 8**3 / 0.5
 
 
