@@ -41,6 +41,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
+from pygpt.config import GPTConfig
 from pygpt.kernels import attention, cross_entropy, decode_attention, gelu, launch, layer_norm
 
 
@@ -230,7 +231,10 @@ def _layer_norm_forms(
 
 def _cross_entropy_forms(dtype: torch.dtype) -> list[Callable[[], object]]:
     rows = 256
-    logits, targets = torch.empty(rows, 50_304, dtype=dtype), torch.empty(rows, dtype=torch.int64)
+    logits, targets = (
+        torch.empty(rows, GPTConfig.vocab_size, dtype=dtype),
+        torch.empty(rows, dtype=torch.int64),
+    )
     stats = torch.empty(rows)
 
     def call(row_weight: Tensor | None, label_smoothing: float, gradient: bool) -> object:

@@ -12,7 +12,6 @@ the (T, T) weights: softmax(q·kᵀ)·v, product by product.
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -104,4 +103,4 @@ def test_attention(benchmark: Any, case: common.Case) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main("attention", list(cases())))
+    common.run("attention", __doc__, cases)

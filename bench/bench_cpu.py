@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import bench_step
+import common
 import interleaved
 import report
 import torch
@@ -54,7 +55,7 @@ class Options:
     """Of the step."""
     widths: tuple[int, ...] = (384, 768)
     """The step takes the first."""
-    vocab: int = 50_304
+    vocab: int = GPTConfig.vocab_size
     dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
     rounds: int = 15
     json: Path | None = None
@@ -72,25 +73,11 @@ class Case:
     bytes: int
 
 
-def _training(op: Op, inputs: Sequence[Tensor]) -> interleaved.Call:
-    """A call of the forward and the backward, with the gradients of all inputs."""
-    leaves = [x.detach().requires_grad_() for x in inputs]
-    outputs = op(*leaves)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    upstream = [torch.randn_like(y) for y in outputs]
-
-    def call() -> None:
-        results = op(*leaves)
-        torch.autograd.grad(results, leaves, upstream)
-
-    return call
-
-
 def _ways(
     eager: Op, inputs: Sequence[Tensor], native: dict[str, Op]
 ) -> dict[str, interleaved.Call]:
     every = {"eager": eager, "torch.compile": torch.compile(eager, dynamic=False), **native}
-    return {name: _training(op, inputs) for name, op in every.items()}
+    return {name: common.training_call(op, inputs, "both") for name, op in every.items()}
 
 
 def _gelu(rows: int, width: int, dtype: str) -> Case:
@@ -180,7 +167,9 @@ def _measure(case: Case, rounds: int) -> list[dict[str, Any]]:
     source = torch.zeros(max(case.bytes // 2, 1), dtype=torch.int8)
     target = torch.zeros_like(source)
     ways = {"copy": lambda: target.copy_(source), **case.ways} if case.bytes else case.ways
-    timings = interleaved.measure(ways, rounds, CPU)
+    turns = interleaved.Turns(ways, CPU)
+    turns.run(rounds, budget_s=30.0)
+    timings = turns.milliseconds()
     copy = timings.pop("copy", None)
     return [
         {
@@ -241,11 +230,12 @@ def _measure_step(bench: bench_step.Bench, rounds: int) -> list[dict[str, Any]]:
     }
     a, b = torch.randn(2, 2048, 2048).to(bench.dtype)
     steps = {name: functools.partial(bench.step, each) for name, each in subjects.items()}
-    seconds = interleaved.seconds_by_round({"GEMM": lambda: a @ b, **steps}, rounds, CPU)
-    gemm_rate = 2 * 2048**3 / statistics.median(seconds["GEMM"])
+    turns = interleaved.Turns({"GEMM": lambda: a @ b, **steps}, CPU)
+    turns.run(rounds)
+    gemm_rate = 2 * 2048**3 / statistics.median(turns.seconds["GEMM"])
     rows = []
     for name, subject in subjects.items():
-        rate = Spread.of(bench.tokens / s for s in seconds[name])
+        rate = Spread.of(bench.tokens / s for s in turns.seconds[name])
         flops = rate.median * bench.config.flops_per_token(causal=True)
         rows.append(
             {

@@ -9,7 +9,6 @@ GELU without a gate, so it is not measured here.
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -70,4 +69,4 @@ def test_gelu(benchmark: Any, case: common.Case) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main("gelu", list(cases())))
+    common.run("gelu", __doc__, cases)

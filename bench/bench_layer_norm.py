@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -108,4 +107,4 @@ def test_layer_norm(benchmark: Any, case: common.Case) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main("layer_norm", list(cases())))
+    common.run("layer_norm", __doc__, cases)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
+import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +27,9 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
+from pygpt import cli, ops
 from pygpt import linear_cross_entropy as fused_loss
-from pygpt import ops
+from pygpt.config import GPTConfig
 from pygpt.hardware import keep_freed_memory, pick_device
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -42,7 +44,7 @@ class Options:
     tokens: int = 0
     """Tokens of a call; 0 means 2,048 on a CPU and 8,192 on a GPU."""
     widths: tuple[int, ...] = (384, 768)
-    vocab: int = 50_304
+    vocab: int = GPTConfig.vocab_size
     dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("bfloat16", "float32")
     rounds: int = 9
     skip: tuple[str, ...] = ()
@@ -127,42 +129,63 @@ def _gemms(x: Tensor, weight: Tensor, dtype: torch.dtype) -> interleaved.Call:
 
 
 def main(options: Options) -> int:
-    """Measure, print a table, and write JSON where asked."""
+    """Measure, print a table, and write JSON where asked.
+
+    Returns:
+        The exit status: 1 where a rival failed or the measuring was stopped.
+    """
     device = pick_device(options.device)
     tokens = options.tokens or (8192 if device.type == "cuda" else 2048)
     kept = not options.default_malloc and device.type == "cpu" and keep_freed_memory()
-    results = []
-    for width in options.widths:
-        for dtype in options.dtypes:
-            results += _measure(options, device, tokens, width, dtype)
-    report.print_table(
-        f"head + loss, forward and backward: {tokens} tokens, V = {options.vocab}; "
-        f"{report.headline(device)}{', freed memory kept' if kept else ''}",
-        ("width", "dtype", "implementation", "ms", "20–80 %", "of GEMMs", "TFLOP/s", "peak MB"),
-        [_cells(row) for row in results],
-        names=3,
-    )
-    if options.json:
-        fields = {"tokens": tokens, "vocab": options.vocab, "keeps_freed_memory": kept}
-        report.write_json(options.json, device, {**fields, "results": results})
-    return 0
+    results: list[dict[str, Any]] = []
+    failures: dict[str, str] = {}
+
+    def finish() -> None:
+        if options.json:
+            fields = {"tokens": tokens, "vocab": options.vocab, "keeps_freed_memory": kept}
+            measured = {"results": results, "failures": failures}
+            report.write_json(options.json, device, {**fields, **measured})
+        report.print_table(
+            f"head + loss, forward and backward: {tokens} tokens, V = {options.vocab}; "
+            f"{report.headline(device)}{', freed memory kept' if kept else ''}",
+            ("width", "dtype", "implementation", "ms", "20–80 %", "of GEMMs", "TFLOP/s", "peak MB"),
+            [_cells(row) for row in results],
+            names=3,
+        )
+        for name, reason in failures.items():
+            print(f"failed: {name}: {reason}", file=sys.stderr)
+
+    def stopped() -> None:
+        failures.update(report.STOPPED)
+        finish()
+
+    with report.when_stopped(stopped):
+        for width, dtype in itertools.product(options.widths, options.dtypes):
+            rows, failed = _measure(options, device, tokens, width, dtype)
+            results += rows
+            failures |= {f"{name}, {width} wide, {dtype}": failed[name] for name in failed}
+    finish()
+    return 1 if failures else 0
 
 
 def _measure(
     options: Options, device: torch.device, tokens: int, width: int, dtype: str
-) -> list[dict[str, Any]]:
-    """One row for each rival and for the GEMMs."""
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """One row for each rival that works and for the GEMMs; why the others don't."""
     x = torch.randn(tokens, width, device=device, requires_grad=True)
     weight = (torch.randn(options.vocab, width, device=device) * 0.02).requires_grad_()
     targets = torch.randint(options.vocab, (tokens,), device=device)
     rivals = _rivals(options, device, tokens, DTYPES[dtype])
     calls = {name: _training_call(loss, x, weight, targets) for name, loss in rivals.items()}
     gemms = {"GEMMs alone": _gemms(x, weight, DTYPES[dtype])}
-    timings = interleaved.measure({**gemms, **calls}, options.rounds, device)
-    peaks = {name: interleaved.peak_bytes(call, device) for name, call in calls.items()}
+    # Whatever a rival raises (no memory, a compiler's errors): the others are measured.
+    turns = interleaved.Turns({**gemms, **calls}, device, survived=(Exception,))
+    turns.run(options.rounds, budget_s=30.0)
+    timings = turns.milliseconds()
+    peaks = {n: interleaved.peak_bytes(call, device) for n, call in calls.items() if n in timings}
     flops = 3 * 2 * tokens * options.vocab * width
     floor = timings["GEMMs alone"].median
-    return [
+    rows = [
         {
             "width": width,
             "dtype": dtype,
@@ -174,6 +197,7 @@ def _measure(
         }
         for name, timing in timings.items()
     ]
+    return rows, turns.failures
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -187,4 +211,4 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options)))
+    cli.run(lambda: sys.exit(main(tyro.cli(Options))))

@@ -35,7 +35,7 @@ import numpy as np
 import report
 import torch
 import tyro
-from interleaved import Spread, seconds_by_round
+from interleaved import Spread, Turns
 
 from pygpt.data import BatchSampler, TokenDataset
 from pygpt.dataset_json import DatasetInfo, ShardInfo, SplitInfo, TokenizerInfo
@@ -131,9 +131,9 @@ def time_in_turns(
 
         return call
 
-    turns = {name: turn(make) for name, make in ways.items()}
-    seconds = seconds_by_round(turns, rounds, CPU)
-    return {name: [s / steps for s in times] for name, times in seconds.items()}
+    turns = Turns({name: turn(make) for name, make in ways.items()}, CPU)
+    turns.run(rounds)
+    return {name: [s / steps for s in times] for name, times in turns.seconds.items()}
 
 
 # --- a file that is not in memory -----------------------------------------------------------------

@@ -14,7 +14,11 @@ beside it. ``bench_cpu.py`` has the same steps beside the ops on a CPU, in fp32 
 
 pygpt's subjects share one set of weights, gradients and moments, so that all fit on one card; peak
 memory is a subject's own state and what its step adds. On a GPU the parts are its kernels' times,
-by the op that launched them; on a CPU they are the ops' own times. "idle" is the rest of the step.
+by the op that launched them; on a CPU they are the ops' own times. "idle" is the rest of the median
+step, which the profiler did not slow down.
+
+A subject that runs out of memory is reported, and the others go on. After Ctrl-C
+or SIGTERM, what was measured by then is written and printed. In both cases the exit status is 1.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.util
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -37,9 +42,12 @@ from interleaved import Spread
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from pygpt import cli
 from pygpt.config import PRESETS, GPTConfig, TrainConfig, from_preset
+from pygpt.errors import InputError
 from pygpt.hardware import (
     DType,
+    Peak,
     free_memory,
     keep_freed_memory,
     peak_flops,
@@ -67,6 +75,12 @@ PARTS = {
 }
 OTHER = "casts, adds, copies"
 
+MICRO_BATCH_TOKENS = 32_768
+"""The most that a micro-batch holds by default: more would only take longer."""
+
+BUDGET_S = 5.0
+"""Of a subject's turns together, but for the first two."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -74,10 +88,11 @@ class Options:
 
     preset: str = "stdlib-cpu"
     """Whose model."""
-    vocab_size: int = 50304
+    vocab_size: int = GPTConfig.vocab_size
     """Rows of the embedding table."""
     micro_batch: int | None = None
-    """Sequences at once. Default: the most with which plain PyTorch fits, by pygpt.memory."""
+    """Sequences at once. Default: the most with which plain PyTorch fits, by pygpt.memory, up to
+    32,768 tokens."""
     accumulation: int = 2
     """Micro-batches a step."""
     device: str = "auto"
@@ -85,7 +100,7 @@ class Options:
     steps: int = 3
     """Steps in one timing."""
     rounds: int = 5
-    """How often every subject is timed."""
+    """How often every subject is timed; one that has taken 5 s sits out those after the second."""
     compile: bool = True
     """Time the compiled subjects too; --no-compile saves minutes."""
     nanogpt: Path | None = None
@@ -141,15 +156,17 @@ class Bench:
         return sum(x.numel() for x, _ in self.batches)
 
     def step(self, subject: Subject) -> None:
-        """One training step."""
-        for ids in self.batches:
-            x, y = (part.to(self.device, non_blocking=True) for part in ids)
-            with self._autocast():
-                loss = subject.loss(x, y) / len(self.batches)
-            loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(subject.model.parameters(), 1.0)
-        subject.optimizer.step()
-        subject.optimizer.zero_grad(set_to_none=True)
+        """One training step; without gradients afterwards, even if it ran out of memory."""
+        try:
+            for ids in self.batches:
+                x, y = (part.to(self.device, non_blocking=True) for part in ids)
+                with self._autocast():
+                    loss = subject.loss(x, y) / len(self.batches)
+                loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(subject.model.parameters(), 1.0)
+            subject.optimizer.step()
+        finally:
+            subject.optimizer.zero_grad(set_to_none=True)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.dtype == torch.float32:
@@ -226,12 +243,12 @@ def peak_bytes(bench: Bench, subject: Subject) -> int:
     return state + added
 
 
-def seconds_by_part(bench: Bench, subject: Subject) -> dict[str, float]:
-    """Seconds of one step by part, and what is left of it as "idle"."""
+def seconds_by_part(bench: Bench, subject: Subject, whole: float) -> dict[str, float]:
+    """Seconds of one step by part; "idle" is what is left of `whole`, its time unprofiled."""
     on_gpu = bench.device.type == "cuda"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
     with profile(activities=activities) as recorded:
-        wall = interleaved.time_once(lambda: bench.step(subject), bench.device)
+        interleaved.time_once(lambda: bench.step(subject), bench.device)
     parts = dict.fromkeys([*PARTS, OTHER], 0.0)
     for event in recorded.events() or []:
         if on_gpu:
@@ -239,7 +256,7 @@ def seconds_by_part(bench: Bench, subject: Subject) -> dict[str, float]:
                 parts[_part(event.name, kernel.name)] += kernel.duration / 1e6
         else:
             parts[_part(event.name)] += event.self_cpu_time_total / 1e6
-    return parts | {"idle": max(0.0, wall - sum(parts.values()))}
+    return parts | {"idle": max(0.0, whole - sum(parts.values()))}
 
 
 def _part(*names: str) -> str:
@@ -251,50 +268,89 @@ def _part(*names: str) -> str:
     return OTHER
 
 
+def _rates(bench: Bench, step_seconds: list[float], peak: Peak) -> dict[str, Any]:
+    rate = Spread.of(bench.tokens / seconds for seconds in step_seconds)
+    return {
+        "tokens_per_second": dataclasses.asdict(rate),
+        "mfu_causal": rate.median * bench.config.flops_per_token(causal=True) / peak.flops,
+        "mfu_nanogpt": rate.median * bench.config.flops_per_token() / peak.flops,
+    }
+
+
 # --- reporting ------------------------------------------------------------------------------------
 
 
-def main(options: Options) -> None:
-    """Measure, print the tables, and write JSON where asked."""
+def main(options: Options) -> int:
+    """Measure, print the tables, and write JSON where asked.
+
+    Returns:
+        The exit status: 1 where a subject had no room or the measuring was stopped.
+    """
     if options.preset not in PRESETS:
-        sys.exit(f"no preset {options.preset!r}; there are {', '.join(PRESETS)}")
+        raise InputError(f"no preset {options.preset!r}; there are {', '.join(PRESETS)}")
     if options.nanogpt:
         nanogpt.check(options.nanogpt)
     bench = _bench(options)
     peak = peak_flops(bench.device, bench.dtype)
-    everything = subjects(bench, options)
+    everything = {subject.name: subject for subject in subjects(bench, options)}
 
     def turn(subject: Subject) -> None:
         for _ in range(options.steps):
             bench.step(subject)
 
-    turns = {subject.name: functools.partial(turn, subject) for subject in everything}
-    seconds = interleaved.seconds_by_round(turns, options.rounds, bench.device)
-    rows = []
-    for subject in everything:
-        tokens = bench.tokens * options.steps
-        rate = Spread.of(tokens / s for s in seconds[subject.name])
-        rows.append(
+    ways = {name: functools.partial(turn, subject) for name, subject in everything.items()}
+    turns = interleaved.Turns(ways, bench.device, survived=(torch.OutOfMemoryError,))
+    details: dict[str, dict[str, Any]] = {}
+
+    def rows() -> list[dict[str, Any]]:
+        """What is known by now."""
+        return [
             {
-                "subject": subject.name,
-                "tokens_per_second": dataclasses.asdict(rate),
-                "mfu_causal": rate.median * bench.config.flops_per_token(causal=True) / peak.flops,
-                "mfu_nanogpt": rate.median * bench.config.flops_per_token() / peak.flops,
-                "peak_bytes": peak_bytes(bench, subject),
-                "seconds_by_part": seconds_by_part(bench, subject),
+                "subject": name,
+                **_rates(bench, [s / options.steps for s in seconds], peak),
+                **details.get(name, {}),
             }
+            for name, seconds in turns.seconds.items()
+            if seconds
+        ]
+
+    def write() -> None:
+        if options.json:
+            chosen = dataclasses.replace(options, micro_batch=bench.micro_batch)
+            fields = {"options": dataclasses.asdict(chosen), "peak": str(peak)}
+            results = {"results": rows(), "failures": turns.failures}
+            report.write_json(options.json, bench.device, {**fields, **results})
+
+    def finish() -> None:
+        write()
+        _print(
+            f"{options.preset}, {bench.config.n_params() / 1e6:.1f} M parameters, "
+            f"{options.accumulation} × {bench.micro_batch} × {bench.config.block_size} tokens, "
+            f"{str(bench.dtype).removeprefix('torch.')}; {report.headline(bench.device)}; "
+            f"MFU of {peak}",
+            rows(),
         )
-    _print(
-        f"{options.preset}, {bench.config.n_params() / 1e6:.1f} M parameters, "
-        f"{options.accumulation} × {bench.micro_batch} × {bench.config.block_size} tokens, "
-        f"{str(bench.dtype).removeprefix('torch.')}; {report.headline(bench.device)}; "
-        f"MFU of {peak}",
-        rows,
-    )
-    if options.json:
-        chosen = dataclasses.replace(options, micro_batch=bench.micro_batch)
-        fields = {"options": dataclasses.asdict(chosen), "peak": str(peak), "results": rows}
-        report.write_json(options.json, bench.device, fields)
+        for name, reason in turns.failures.items():
+            print(f"failed: {name}: {reason}", file=sys.stderr)
+
+    def stopped() -> None:
+        turns.failures.update(report.STOPPED)
+        finish()
+
+    with report.when_stopped(stopped):
+        turns.run(options.rounds, BUDGET_S)
+        write()  # a crash of the profiler would take the rates along
+        for name, seconds in turns.seconds.items():
+            step_seconds = statistics.median(seconds) / options.steps
+            try:
+                details[name] = {
+                    "peak_bytes": peak_bytes(bench, everything[name]),
+                    "seconds_by_part": seconds_by_part(bench, everything[name], step_seconds),
+                }
+            except torch.OutOfMemoryError as error:
+                turns.failures[name] = interleaved.in_a_line(error)
+    finish()
+    return 1 if turns.failures else 0
 
 
 def _bench(options: Options) -> Bench:
@@ -310,7 +366,11 @@ def _bench(options: Options) -> Bench:
     if micro_batch is None:
         plain = dataclasses.replace(run, compile=False, dropout=0.0)
         plan = Plan.of(plain, options.vocab_size, device.type, dtype, "eager")
-        micro_batch = plan.largest_micro_batch(free_memory(device))
+        free = free_memory(device)
+        if options.nanogpt and device.type == "cuda":
+            free -= 12 * config.n_params()  # its own weights and moments, in fp32
+        most = max(1, MICRO_BATCH_TOKENS // config.block_size)
+        micro_batch = min(most, plan.largest_micro_batch(free))
     return Bench.of(config, device, dtype, micro_batch, options.accumulation)
 
 
@@ -324,20 +384,22 @@ def _print(title: str, rows: list[dict[str, Any]]) -> None:
                 *report.cells(Spread(**row["tokens_per_second"]), decimals=0),
                 f"{row['mfu_causal']:.1%}",
                 f"{row['mfu_nanogpt']:.1%}",
-                f"{row['peak_bytes'] / 1e6:,.0f}",
+                f"{row['peak_bytes'] / 1e6:,.0f}" if "peak_bytes" in row else "",
             )
             for row in rows
         ],
     )
-    report.print_table(
-        "where the time of a step goes, in ms",
-        ("", *(row["subject"] for row in rows)),
-        [
-            (part, *(f"{1e3 * row['seconds_by_part'][part]:,.1f}" for row in rows))
-            for part in rows[0]["seconds_by_part"]
-        ],
-    )
+    profiled = [row for row in rows if "seconds_by_part" in row]
+    if profiled:
+        report.print_table(
+            "where the time of a step goes, in ms",
+            ("", *(row["subject"] for row in profiled)),
+            [
+                (part, *(f"{1e3 * row['seconds_by_part'][part]:,.1f}" for row in profiled))
+                for part in [*PARTS, OTHER, "idle"]
+            ],
+        )
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    cli.run(lambda: sys.exit(main(tyro.cli(Options))))

@@ -1,6 +1,6 @@
 """What the kernel benchmarks share: timing, the card's own limits, and how results are kept.
 
-A benchmark is a list of `Case`; `main` measures them and writes
+A benchmark is a list of `Case`; `run` measures them and writes
 ``bench/results/<card>-<date>-<name>.json`` and, where matplotlib is installed, a plot beside it.
 Times are taken by CUDA events around one call each, with the L2 cache overwritten before it;
 figures are medians with the 20th and 80th percentile. Rates stand beside what the same card reaches
@@ -9,16 +9,20 @@ in a copy and in a matrix product, measured in the same run.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import report
 import torch
-from interleaved import Call, Spread, peak_bytes
+from interleaved import Call, Spread, in_a_line, peak_bytes
 from torch import Tensor
+
+from pygpt import cli, gpu_timing
+from pygpt.errors import InputError
 
 DEVICE = "cuda"
 DIRECTIONS = ("forward", "backward", "both")
@@ -57,30 +61,8 @@ class Limits:
 
 
 def time_call(call: Call, budget_ms: float = 50.0) -> Spread:
-    """Milliseconds: time single calls until they add up to about `budget_ms`, 10 to 200 of them."""
-    cache = torch.cuda.get_device_properties(0).L2_cache_size
-    flush = torch.empty(4 * cache, dtype=torch.int8, device=DEVICE)
-    for _ in range(3):  # compiles, and gives the first estimate
-        estimate = _one_call(call, flush)
-    calls = max(10, min(200, int(budget_ms / max(estimate, 1e-3))))
-    return Spread.of(_one_call(call, flush) for _ in range(calls))
-
-
-def _one_call(call: Call, flush: Tensor) -> float:
-    start, end = _timing_event(), _timing_event()
-    flush.zero_()
-    # A millisecond or two of idling on the card, in which Python launches the call: what is timed
-    # is the card alone.
-    torch.cuda._sleep(3_000_000)  # type: ignore[no-untyped-call]
-    start.record()
-    call()
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end))
-
-
-def _timing_event() -> torch.cuda.Event:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    """Milliseconds of a call on the card alone; see `pygpt.gpu_timing`."""
+    return Spread.of(gpu_timing.milliseconds(call, budget_ms))
 
 
 def measure_limits() -> Limits:
@@ -145,39 +127,67 @@ def rows(width: int) -> int:
 # --- running and reporting ------------------------------------------------------------------------
 
 
-def main(name: str, cases: Sequence[Case]) -> int:
-    """Measure every case, print a table, write JSON and a plot.
+def run(name: str, about: str | None, cases: Callable[[], Iterable[Case]]) -> None:
+    """The command of a benchmark: measure every case, print a table, write JSON and a plot.
 
-    Returns:
-        The exit status: 1 where a case failed, 2 where there is no card.
+    Args:
+        name: part of the results' file name.
+        about: what --help says.
+        cases: what to measure.
+
+    Raises:
+        SystemExit: always; with status 1 where a case failed or the measuring was stopped, 2 where
+            there is no card.
     """
-    if not torch.cuda.is_available():
-        print(f"{name} measures a CUDA device and this machine has none", file=sys.stderr)
-        return 2
-    return 0 if measure(name, cases) else 1
+
+    def main() -> None:
+        parser = argparse.ArgumentParser(
+            description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        parser.parse_args()
+        if not torch.cuda.is_available():
+            raise InputError(f"{name} measures a CUDA device and this machine has none")
+        sys.exit(0 if measure(name, list(cases())) else 1)
+
+    cli.run(main)
 
 
 def measure(name: str, cases: Sequence[Case]) -> bool:
-    """What `main` does once there is a card; False where a case failed."""
-    device = torch.device(DEVICE)
+    """What `run` does once there is a card; False where a case failed."""
     limits = measure_limits()
-    rows, failures = [], []
-    for case in cases:
-        try:
-            rows.append(_measure(case, limits))
-        except RuntimeError as error:  # a back end that this card lacks, or no memory: go on
-            failures.append({"case": str(case), "error": str(error).partition("\n")[0]})
-            print("failed:", *failures[-1].values(), file=sys.stderr)
+    rows: list[dict[str, Any]] = []
+    failures: dict[str, str] = {}
+
+    def stopped() -> None:
+        _report(name, limits, rows, failures | report.STOPPED)
+
+    with report.when_stopped(stopped):
+        for case in cases:
+            try:
+                rows.append(_measure(case, limits))
+            # Whatever a rival raises (a back end that this card lacks, no memory, the errors of a
+            # compiler, which have no common base): the others are measured.
+            except Exception as error:
+                failures[str(case)] = in_a_line(error)
+                print(f"failed: {case}: {failures[str(case)]}", file=sys.stderr)
+    _report(name, limits, rows, failures)
+    return not failures
+
+
+def _report(
+    name: str, limits: Limits, rows: list[dict[str, Any]], failures: dict[str, str]
+) -> None:
+    device = torch.device(DEVICE)
+    path = report.results_path(device, name)
+    figures = {"limits": dataclasses.asdict(limits), "results": rows, "failures": failures}
+    report.write_json(path, device, figures)
     title = (
         f"{name}: {report.headline(device)}; copy {limits.copy_gb_per_s:.0f} GB/s, "
         f"bf16 GEMM {limits.gemm_tflop_per_s:.0f} TFLOP/s"
     )
     report.print_table(title, COLUMNS, [_cells(row) for row in rows], names=4)
-    path = report.results_path(device, name)
-    figures = {"limits": dataclasses.asdict(limits), "results": rows, "failures": failures}
-    report.write_json(path, device, figures)
-    _plot(title, rows, path.with_suffix(".png"))
-    return not failures
+    if rows:
+        _plot(title, rows, path.with_suffix(".png"))
 
 
 def _measure(case: Case, limits: Limits) -> dict[str, Any]:

@@ -30,7 +30,10 @@ import tyro
 from interleaved import Spread
 from rich.progress import Progress
 
+from pygpt import cli
 from pygpt.config import PRESETS
+from pygpt.data import TokenDataset
+from pygpt.errors import InputError
 
 CONTESTANT = Path(__file__).parent / "contestant.py"
 WARM_UP = 2
@@ -118,10 +121,25 @@ def main() -> None:
     """The command."""
     options = tyro.cli(Options, description=__doc__)
     nanogpt.check(options.nanogpt)
+    _check_data(options)
     fields = same_time(options) if options.same_time else same_steps(options)
     if options.json:
         device = torch.device("cpu" if options.same_time else options.device)
         report.write_json(options.json, device, fields)
+
+
+def _check_data(options: Options) -> None:
+    """Open the dataset here, where an error is one line, before two processes do.
+
+    Raises:
+        InputError: it can't be used.
+    """
+    if not options.data.exists():
+        tokenizer = ["--tokenizer", "bytes"] if options.same_time else []
+        prepare = cli.command("prepare", *tokenizer, "--out", options.data)
+        raise InputError(f"there is no {options.data}; {prepare} makes it")
+    for split in ("train", "val"):
+        TokenDataset(options.data, split)
 
 
 # --- the same steps -------------------------------------------------------------------------------
@@ -211,7 +229,7 @@ def same_time(options: Options) -> dict[str, Any]:
     turns = 20
     preset = {key: value for key, value in PRESETS["stdlib-cpu"].items() if key != "prompt"}
     preset["micro_batch"] = preset["batch_tokens"] // preset["block_size"]
-    recipe = {
+    recipe: dict[str, Any] = {
         "n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "bias": False,
         "batch_tokens": 12 * 64, "micro_batch": 12, "warmup_steps": 100,
         "learning_rate": 1e-3, "min_lr": 1e-4, "beta2": 0.99, "max_steps": 1000,
@@ -273,4 +291,4 @@ def _seconds_ratio(our_task: dict[str, Any], their_task: dict[str, Any]) -> floa
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -6,7 +6,7 @@
 #
 # Results: bench/results/<card>-<date>-<name>.json, a plot beside each of the kernels', and
 # all that was printed as <card>-<date>-gpu.log. Exit status: 0, 1 if a part failed or ran out of
-# time (the others' results are there), 2 if there is no CUDA device.
+# time (its results by then and the others' are there), 2 if there is no CUDA device.
 #
 # Under 8 minutes: each part has a share of 465 s, written where it is run, and besides it what the
 # parts before have left of theirs. Most of the time goes into compiling, which torch and Triton
@@ -44,21 +44,21 @@ run() {
     parts+=("$(printf '%5d s  %-20s %s' $((SECONDS - began)) "$name" "$outcome")")
 }
 
-# step PRESET SHARE: a training step, with as many sequences at once as plain PyTorch has room for.
+# step PRESET SHARE: a training step of one micro-batch.
 step() {
-    run "step $1" "$2" python bench/bench_step.py --preset "$1" \
+    run "step $1" "$2" python bench/bench_step.py --preset "$1" --accumulation 1 \
         --json "${prefix}step-$1.json" ${NANOGPT:+--nanogpt "$NANOGPT"}
 }
 
 everything() {
     trap 'kill $(jobs -p); exit 130' INT TERM # timeout has a process group of its own
-    run parity 70 python -m pytest -q -m gpu tests
-    step owt-30m 60
-    step fineweb-40m 65
-    step gpt2 75
+    run parity 110 python -m pytest -q -m gpu tests
+    step owt-30m 50
+    step fineweb-40m 55
+    step gpt2 65
     run attention 50 python bench/bench_attention.py
-    run layer_norm 40 python bench/bench_layer_norm.py
-    run gelu 25 python bench/bench_gelu.py
+    run layer_norm 35 python bench/bench_layer_norm.py
+    run gelu 20 python bench/bench_gelu.py
     run linear_cross_entropy 40 python bench/bench_linear_cross_entropy.py \
         --json "${prefix}linear_cross_entropy.json"
     # Last, since there is always another configuration to try.

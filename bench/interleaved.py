@@ -6,12 +6,13 @@ a CPU and on a GPU.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 
@@ -35,33 +36,71 @@ class Spread:
         return cls(statistics.median(ordered), low, high, len(ordered))
 
 
-def measure(
-    ways: Mapping[str, Call], rounds: int, device: torch.device, budget_s: float = 30.0
-) -> dict[str, Spread]:
-    """Milliseconds of every way, timed once a round.
+class Turns:
+    """Ways to do one thing, timed in turns; what was measured can be read at any time.
 
     Args:
         ways: name → call.
-        rounds: how often.
         device: waited for before and after each call.
-        budget_s: a way that has taken this long altogether sits out the other rounds.
+        survived: exceptions that end a way's turns alone, and are noted in `failures`.
+
+    Attributes:
+        seconds: of every way that works, turn by turn.
+        failures: way → what it raised.
     """
-    times = seconds_by_round(ways, rounds, device, budget_s)
-    return {name: Spread.of(1e3 * s for s in seconds) for name, seconds in times.items()}
+
+    def __init__(
+        self,
+        ways: Mapping[str, Call],
+        device: torch.device,
+        survived: tuple[type[Exception], ...] = (),
+    ) -> None:
+        self._ways, self._device, self._survived = dict(ways), device, survived
+        self.seconds: dict[str, list[float]] = {}
+        self.failures: dict[str, str] = {}
+
+    def run(self, rounds: int, budget_s: float = math.inf) -> None:
+        """Call every way once to warm it up, and once a round.
+
+        The first round goes along with warming up: a benchmark that is stopped while one way
+        compiles has figures of those before it.
+
+        Args:
+            rounds: how often.
+            budget_s: a way that has taken this long altogether sits out the other rounds, but for
+                the first two.
+        """
+        for name, call in self._ways.items():
+            with self._noting(name):
+                call()
+                self.seconds[name] = []
+                self._time(name)
+        for turn in range(1, rounds):
+            for name in random.sample(list(self.seconds), len(self.seconds)):
+                if turn < 2 or sum(self.seconds[name]) < budget_s:
+                    with self._noting(name):
+                        self._time(name)
+
+    def _time(self, name: str) -> None:
+        self.seconds[name].append(time_once(self._ways[name], self._device))
+
+    def milliseconds(self) -> dict[str, Spread]:
+        """Of every way that was timed."""
+        timed = {name: each for name, each in self.seconds.items() if each}
+        return {name: Spread.of(1e3 * s for s in each) for name, each in timed.items()}
+
+    @contextlib.contextmanager
+    def _noting(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except self._survived as error:
+            self.failures[name] = in_a_line(error)
+            self.seconds.pop(name, None)
 
 
-def seconds_by_round(
-    ways: Mapping[str, Call], rounds: int, device: torch.device, budget_s: float = math.inf
-) -> dict[str, list[float]]:
-    """Seconds of every way, round by round, after one call of each to warm it up; see `measure`."""
-    for call in ways.values():
-        call()
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name in random.sample(list(ways), len(ways)):
-            if sum(seconds[name]) < budget_s:
-                seconds[name].append(time_once(ways[name], device))
-    return seconds
+def in_a_line(error: Exception) -> str:
+    """An exception's type and the first line of what it says."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 def time_once(call: Call, device: torch.device) -> float:

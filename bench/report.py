@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -17,6 +20,31 @@ from rich.table import Table
 from pygpt.run import describe_environment
 
 RESULTS = Path(__file__).parent / "results"
+
+STOPPED = {"the rest": "stopped"}
+"""The failure of what was not measured, because Ctrl-C or `timeout` came first."""
+
+
+@contextlib.contextmanager
+def when_stopped(finish: Callable[[], None]) -> Iterator[None]:
+    """While measuring: Ctrl-C, and the SIGTERM that `timeout` sends, call `finish` and exit with 1.
+
+    The signal's handler calls it, because an exception might not get through: Python drops one that
+    is raised in a weak reference's callback, and torch.compile has many of those.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        # `timeout` signals the process and then its group: the second must not end the writing.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        finish()
+        sys.exit(1)
+
+    before = {each: signal.signal(each, handle) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def headline(device: torch.device) -> str:

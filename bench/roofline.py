@@ -16,14 +16,15 @@ import report
 import torch
 import tyro
 
-from pygpt.config import PRESETS, TrainConfig, from_preset
+from pygpt import cli
+from pygpt.config import PRESETS, GPTConfig, TrainConfig, from_preset
 from pygpt.errors import InputError
 from pygpt.hardware import Card, named_card
 from pygpt.implementations import Implementations
 from pygpt.memory import CONTEXT_BYTES, Plan
 from pygpt.roofline import HOST_BANDWIDTH, PCIE_BANDWIDTH, mfu_bound, step_bound
 
-VOCAB_SIZE = 50304
+VOCAB_SIZE = GPTConfig.vocab_size
 LEFT_OUT = ("stdlib-cpu", "stdlib-gpu", "shakespeare-char")  # small vocabularies, small runs
 
 # Of a row by its flags: --checkpoint-activations, --offload-optimizer.
@@ -103,4 +104,4 @@ def _row(config: TrainConfig, plan: Plan, card: Card) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -1,9 +1,17 @@
-"""What has to hold for files that must outlive a power cut."""
+"""Where files lie that are kept between runs, and what those need that must outlive a power cut."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+
+def cache_directory() -> Path:
+    """Where pygpt keeps what it would otherwise find out anew: ``~/.cache/pygpt``.
+
+    The environment variable XDG_CACHE_HOME replaces ``~/.cache``, unless it is empty.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pygpt"
 
 
 def sync(path: Path) -> None:

@@ -15,10 +15,17 @@ from typing import Literal
 import loky
 import torch
 
+from pygpt import gpu_timing
 from pygpt.errors import InputError
 
 DType = Literal["float32", "bfloat16"]
 
+BF16_WIDTH = 64
+"""n_embd from which a step on a CPU with bf16 instructions is not slower in bf16 than in fp32.
+
+Times as fast on one core with AMX, with 384 ids: 0.7 at 32 wide, 1.1 at 64, 1.5 at 128, 2.6 at 384;
+with GPT-2's ids 2.5 at 64 and at 128.
+"""
 
 # What makes another card of a name: one that is not listed then has no data sheet here.
 _VARIANTS = "Ti|SUPER|D|Laptop|NVL"
@@ -130,22 +137,32 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: DType | Literal["auto"], device: torch.device, width: int) -> DType:
-    """The type of GEMM inputs; "auto" measures on a CPU, and takes bfloat16 on a GPU that has it.
+    """The type of GEMM inputs; "auto" takes bfloat16 where the device has instructions for it.
+
+    It asks the device and measures nothing: the same command on the same machine always gives the
+    same run.
 
     Args:
         name: "auto", "float32" or "bfloat16".
         device: where the model runs.
-        width: n_embd, the size of the GEMMs to compare.
+        width: n_embd. On a CPU "auto" takes float32 below BF16_WIDTH.
     """
     if name != "auto":
         return name
     if device.type == "cuda":
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        return "bfloat16" if has_bf16 else "float32"
-    # A CPU without bf16 instructions emulates them many times slower than fp32. The casts around
-    # the GEMMs cost a little where it has them: a small lead does not pay.
-    lead = gemm_rate(device, torch.bfloat16, width) / gemm_rate(device, torch.float32, width)
-    return "bfloat16" if lead > 1.3 else "float32"
+    else:
+        has_bf16 = device.type == "cpu" and width >= BF16_WIDTH and _cpu_has_bf16()
+    return "bfloat16" if has_bf16 else "float32"
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether bf16 GEMMs are faster than fp32 here: elsewhere they are emulated, many times slower.
+
+    On ARM, where it depends on the build of PyTorch, no gain is known, and the answer is no.
+    """
+    has = torch.cpu.get_capabilities()
+    return any(has.get(instructions, False) for instructions in ("amx_bf16", "avx512_bf16"))
 
 
 @functools.cache
@@ -155,8 +172,11 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> Peak:
         card = card_of(device)
         if card:
             return Peak(card.flops, f"{card.name}, bf16, data sheet")
-    short = {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]
-    return Peak(gemm_rate(device, dtype, 1024), f"{short} GEMM of 1024³ measured on this machine")
+    short, size = {torch.float32: ("fp32", 4096), torch.bfloat16: ("bf16", 8192)}[dtype]
+    if device.type != "cuda":
+        size = 1024
+    rate = gemm_rate(device, dtype, size)
+    return Peak(rate, f"{short} GEMM of {size}³ measured on this machine")
 
 
 def card_of(device: torch.device) -> Card | None:
@@ -203,21 +223,25 @@ def free_memory(device: torch.device) -> int:
     return int(kib) * 1024
 
 
-def gemm_rate(device: torch.device, dtype: torch.dtype, width: int) -> float:
-    """Operations per second of a (1024, width) × (width, width) matrix product.
+def gemm_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
+    """Operations per second of a product of two (size, size) matrices.
 
-    Above a width of 4096, where it no longer changes, that of 4096. The best of 15: whatever else
-    runs on the machine only ever makes it slower.
+    The best of at least 10: whatever else runs on the machine only ever makes it slower.
     """
-    width = min(width, 4096)
-    a = torch.randn(1024, width, device=device).to(dtype)
-    b = torch.randn(width, width, device=device).to(dtype)
-    seconds = []
-    for _ in range(15):
-        start = time.perf_counter()
-        (a @ b).view(-1)[0].item()  # reading one number waits for a GPU
-        seconds.append(time.perf_counter() - start)
-    return 2 * 1024 * width * width / min(seconds)
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    if device.type == "cuda":
+        seconds = min(gpu_timing.milliseconds(lambda: a @ b)) / 1e3
+        del a, b
+        torch.cuda.empty_cache()  # `free_memory` asks the driver, which counts the cache as taken
+    else:
+        seconds = min(_seconds_of_product(a, b) for _ in range(15))
+    return 2 * size**3 / seconds
+
+
+def _seconds_of_product(a: torch.Tensor, b: torch.Tensor) -> float:
+    start = time.perf_counter()
+    (a @ b)[0, 0].item()  # reading one number waits for a device that isn't the CPU
+    return time.perf_counter() - start
 
 
 def use_physical_cores() -> int:

@@ -30,6 +30,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from pygpt.files import cache_directory
+
 logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 4 << 20
@@ -139,14 +141,10 @@ def _scan(file: Shard, progress: Progress, task: TaskID) -> ShardScan:
     )
 
 
-def _cache_directory() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "pygpt" / "scans"
-
-
 def _cache_path(real_path: str) -> Path:
     # One file for each shard, so that processes that scan at the same time can't lose each other's.
-    return _cache_directory() / f"{hashlib.sha256(os.fsencode(real_path)).hexdigest()[:32]}.json"
+    name = f"{hashlib.sha256(os.fsencode(real_path)).hexdigest()[:32]}.json"
+    return cache_directory() / "scans" / name
 
 
 def _remembered(file: Shard) -> ShardScan | None:

@@ -13,20 +13,23 @@ import dataclasses
 import functools
 import itertools
 import math
-import os
 import random
 import shlex
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from pygpt import cli, ops
+from pygpt import cli, gpu_timing, ops
+from pygpt.config import GPTConfig
 from pygpt.errors import InputError
+from pygpt.files import cache_directory
 from pygpt.kernels import launch
 from pygpt.linear_cross_entropy import chunk_tokens
 
@@ -39,20 +42,23 @@ MARGIN = 0.98
 
 @dataclasses.dataclass(frozen=True)
 class TuneConfig:
-    """What to tune for: the shapes of the model and of its micro-batch."""
+    """Measure launch configurations on this card and store those that win.
+
+    The table is read by every command whose environment variable PYGPT_LAUNCH_TABLE names it; use
+    it from a run's first step on, or not at all. Give the shapes of your model and micro-batch.
+    """
 
     head_size: int = 64
     """n_embd / n_head."""
     width: int = 768
     """n_embd."""
-    vocab: int = 50_304
+    vocab: int = GPTConfig.vocab_size
     """Rows of the embedding table."""
     positions: int = 1024
     """block_size."""
     batch: int = 8
     """Sequences in a micro-batch."""
-    dtype: str = "bfloat16"
-    """bfloat16, float16 or float32."""
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     seconds: float = math.inf
     """Stop after about this long, shared out among the kernels; by default everything is tried."""
     out: Path | None = None
@@ -61,46 +67,74 @@ class TuneConfig:
 
 def main() -> None:
     """Entry point of ``python -m pygpt.tune``."""
+    began = time.monotonic()
     config = cli.parse(TuneConfig, prog="python -m pygpt.tune")
     _check(config)
     if not torch.cuda.is_available():
         raise InputError("tuning measures a CUDA device, and this machine has none")
     path = config.out or _default_path()
+    _try_writing(path)
     launch.use_table(None)  # what is to be beaten is the built-in table
-    winners = dict(_tune(config, torch.device("cuda")))
-    identity = f"{torch.cuda.get_device_name()}, {launch.identity(winners)}"
-    launch.write_table(path, winners, identity)
-    print(f"{len(winners)} configurations beat the built-in ones; to use them:")
-    print(f"  export PYGPT_LAUNCH_TABLE={shlex.quote(str(path))}")
+    winners: dict[launch.Key, launch.Launch] = {}
+    for winners in _tune(config, torch.device("cuda"), began + config.seconds):
+        identity = f"{torch.cuda.get_device_name()}, {launch.identity(winners)}"
+        launch.write_table(path, winners, identity)
+    print(f"{len(winners)} configurations beat the built-in ones")
+    if winners:
+        print(f"to use them:\n  export PYGPT_LAUNCH_TABLE={shlex.quote(str(path))}")
 
 
 def _check(config: TuneConfig) -> None:
-    if config.dtype not in DTYPES:
-        raise InputError(f"--dtype {config.dtype!r} is none of {', '.join(DTYPES)}")
     if not config.seconds > 0:
         raise InputError(f"--seconds {config.seconds} is no time to tune in; it must be above 0")
-    for name in ("head_size", "width", "positions", "batch"):
-        if getattr(config, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} must be above 0")
+    for name in ("head_size", "width", "vocab", "positions", "batch"):
+        value = getattr(config, name)
+        if value < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be above 0, not {value}")
     if config.width % config.head_size:
         raise InputError(f"--width {config.width} is no multiple of --head-size {config.head_size}")
 
 
 def _default_path() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     card = torch.cuda.get_device_name().replace(" ", "-")
-    return cache / "pygpt" / f"launch-{card}.json"
+    return cache_directory() / f"launch-{card}.json"
 
 
-def _tune(config: TuneConfig, device: torch.device) -> Iterator[tuple[launch.Key, launch.Launch]]:
-    """The entries that another configuration beats, with that configuration."""
+def _try_writing(path: Path) -> None:
+    """Make the file, if it is not there, and its directory; what is in it stays.
+
+    Raises:
+        InputError: they can't be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+    except OSError as error:
+        raise InputError(
+            f"the table can't be written to {path} ({error.strerror}); name another file by --out"
+        ) from error
+
+
+def _tune(
+    config: TuneConfig, device: torch.device, end: float
+) -> Iterator[dict[launch.Key, launch.Launch]]:
+    """The entries that another configuration beats, and that one: all so far, after each operator.
+
+    Args:
+        config: what to tune for.
+        device: the card.
+        end: what time.monotonic() is when the time is over.
+    """
     console = Console(stderr=True)
+    winners: dict[launch.Key, launch.Launch] = {}
     calls = list(_calls(config, device))
-    end = time.monotonic() + config.seconds
+    bits = 8 * DTYPES[config.dtype].itemsize
     for i, (op, size, call) in enumerate(calls):
         now = time.monotonic()
+        if now > end:
+            print(f"the time is over: {', '.join(op for op, *_ in calls[i:])} not tried")
+            break
         enough = now + (end - now) / (len(calls) - i)
-        bits = 8 * DTYPES[config.dtype].itemsize
         key = launch.Key(launch.architecture(device), op, size, bits)
         fixed = launch.TABLE[key]
         best, best_ms = fixed, _milliseconds(key, fixed, call)
@@ -115,7 +149,8 @@ def _tune(config: TuneConfig, device: torch.device) -> Iterator[tuple[launch.Key
                 best, best_ms = candidate, ms
         print(f"{key}: {fixed_ms:.3f} ms → {best_ms:.3f} ms, {best}")
         if best != fixed:
-            yield key, best
+            winners[key] = best
+        yield winners
 
 
 def _calls(config: TuneConfig, device: torch.device) -> Iterator[tuple[str, int, Call]]:
@@ -150,11 +185,11 @@ def _calls(config: TuneConfig, device: torch.device) -> Iterator[tuple[str, int,
     head, width = launch.head_class(config.head_size), launch.width_class(config.width)
     yield "attention_forward", head, attention
     for kernel in ("attention_dkdv", "attention_dq", "attention_delta"):
-        yield kernel, head, _backward_of(attention)
+        yield kernel, head, _backward_of(attention, qkv)
     yield "layer_norm_forward", width, norm
-    yield "layer_norm_backward", width, _backward_of(norm)
+    yield "layer_norm_backward", width, _backward_of(norm, x, residual, weight, bias)
     yield "gelu_forward", 0, gelu
-    yield "gelu_backward", 0, _backward_of(gelu)
+    yield "gelu_backward", 0, _backward_of(gelu, hidden, wide_bias)
     yield "cross_entropy", 0, _cross_entropy(config, device)
     yield "decode_attention", head, decode
 
@@ -176,10 +211,11 @@ def _cross_entropy(config: TuneConfig, device: torch.device) -> Call:
     )  # fmt: skip
 
 
-def _backward_of(forward: Callable[[], Tensor]) -> Call:
+def _backward_of(forward: Callable[[], Tensor], *inputs: Tensor) -> Call:
     y = forward()
     upstream = torch.randn_like(y)
-    return lambda: torch.autograd.backward(y, upstream, retain_graph=True)
+    # Without the accumulation into .grad, which `backward` would add to the kernels' time.
+    return lambda: torch.autograd.grad(y, inputs, upstream, retain_graph=True)
 
 
 def _candidates(op: str, size: int, fixed: launch.Launch) -> Iterator[launch.Launch]:
@@ -210,14 +246,13 @@ def _candidates(op: str, size: int, fixed: launch.Launch) -> Iterator[launch.Lau
 
 def _milliseconds(key: launch.Key, entry: launch.Launch, call: Call) -> float:
     """The median time of a call with `entry`, or infinity where the card can't hold it."""
-    from triton.runtime.errors import OutOfResources
-    from triton.testing import do_bench
+    from triton.runtime.errors import OutOfResources, PTXASError
 
     launch.use_entries({key: entry}, "tuning")
     try:
-        return float(do_bench(call, warmup=10, rep=50, return_mode="median"))
-    except OutOfResources:
-        return float("inf")
+        return statistics.median(gpu_timing.milliseconds(call))
+    except (OutOfResources, PTXASError):  # no room in shared memory, or in registers
+        return math.inf
 
 
 if __name__ == "__main__":

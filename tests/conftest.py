@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +19,18 @@ if TYPE_CHECKING:
 if not torch.cuda.is_available():
     # Read where Triton's kernels are defined: without a GPU they run in its interpreter.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have bench/gpu.sh's `timeout` end the GPU's tests like Ctrl-C: with what failed till then."""
+    if config.option.markexpr == "gpu":
+        signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    # `timeout` signals the process and then its group: the second must not end the summary.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 @pytest.fixture

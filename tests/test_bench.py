@@ -6,10 +6,12 @@ import dataclasses
 import datetime
 import functools
 import importlib
+import importlib.util
 import json
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +20,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from pygpt import hardware
+from pygpt import gpu_timing, hardware
 
 BENCH = Path(__file__).parent.parent / "bench"
 NAMES = ("attention", "layer_norm", "gelu")
@@ -31,9 +33,17 @@ def common(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="waits for a machine without a CUDA device")
-def test_no_card_is_status_2(common: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    assert common.main("gelu", []) == 2
+def test_no_card_is_status_2(
+    common: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench_gelu.py"])
+    with pytest.raises(SystemExit, match="2"):
+        common.run("gelu", "Bias + GELU.", list)
     assert "gelu measures a CUDA device and this machine has none" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["bench_gelu.py", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        common.run("gelu", "Bias + GELU.", list)
+    assert "Bias + GELU." in capsys.readouterr().out
     done = subprocess.run(["bash", BENCH / "gpu.sh"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "bench/gpu.sh needs a CUDA device" in done.stderr
@@ -217,9 +227,11 @@ def test_rows_of_a_card_of_any_size(common: ModuleType, monkeypatch: pytest.Monk
     assert common.rows(384) * 384 * 2 == pytest.approx(memory / 40, rel=0.01)
 
 
-def test_a_case_that_fails_leaves_the_others(
+def test_what_fails_leaves_the_others_and_what_is_stopped_those_before(
     common: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from triton.runtime.errors import OutOfResources
+
     def no_memory() -> None:
         raise torch.OutOfMemoryError("no memory")
 
@@ -227,15 +239,63 @@ def test_a_case_that_fails_leaves_the_others(
     monkeypatch.setattr(common, "time_call", lambda call: common.Spread(1.0, 1.0, 1.0, 1))
     monkeypatch.setattr(common, "measure_limits", lambda: common.Limits(100.0, 10.0))
     monkeypatch.setattr(common.report, "RESULTS", tmp_path)
-    cases = [
-        common.Case("op", "forward", impl, "1", make, bytes=1)
-        for impl, make in (("bad", no_memory), ("good", lambda: lambda: torch.ones(9)))
+
+    def no_room() -> None:
+        raise OutOfResources(2, 1, "shared memory")  # no RuntimeError
+
+    def good() -> object:
+        return lambda: torch.ones(9)
+
+    def terminated() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    made = {"bad": no_memory, "wide": no_room, "good": good, "ended": terminated, "late": good}
+    cases = [common.Case("op", "forward", impl, "1", make, bytes=1) for impl, make in made.items()]
+
+    def written() -> tuple[list[str], list[str]]:
+        (path,) = tmp_path.glob("*-some.json")
+        results = json.loads(path.read_text("utf-8"))
+        assert path.with_suffix(".png").exists() == bool(importlib.util.find_spec("matplotlib"))
+        failures = [": ".join(failure) for failure in results["failures"].items()]
+        return [row["impl"] for row in results["results"]], failures
+
+    failures = [
+        "op-forward-1-bad: OutOfMemoryError: no memory",
+        "op-forward-1-wide: OutOfResources: out of resource: shared memory, Required: 2, Hardware "
+        "limit: 1. Reducing block sizes or `num_stages` may help.",
     ]
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit, match="1"):
+        common.measure("some", cases)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert written() == (["good"], [*failures, "the rest: stopped"])
+    del cases[3]
     assert not common.measure("some", cases)
-    (path,) = tmp_path.glob("*-some.json")
-    results = json.loads(path.read_text("utf-8"))
-    assert results["failures"] == [{"case": "op-forward-1-bad", "error": "no memory"}]
-    assert [(row["impl"], row["peak_bytes"]) for row in results["results"]] == [("good", 36)]
+    assert written() == (["good", "late"], failures)
+
+
+STOPPED_TWICE = """
+import os, signal, report
+
+def finish():
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("written")
+
+with report.when_stopped(finish):
+    os.kill(os.getpid(), getattr(signal, "SIGNAL"))
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_second_sigterm_does_not_end_the_writing(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED_TWICE.replace("SIGNAL", name)],
+        env={**os.environ, "PYTHONPATH": str(BENCH)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "written\n"), done.stderr
 
 
 # --- the machine, the spread, and the step --------------------------------------------------------
@@ -270,10 +330,48 @@ def test_spread_and_rounds(common: ModuleType) -> None:
     assert common.Spread.of([5.0, 1.0, 4.0, 2.0, 3.0, 6.0]) == common.Spread(3.5, 2.0, 5.0, 6)
     order: list[str] = []
     ways = {name: functools.partial(order.append, name) for name in "ab"}
-    seconds = interleaved.seconds_by_round(ways, 4, torch.device("cpu"))
-    assert {name: len(values) for name, values in seconds.items()} == {"a": 4, "b": 4}
-    turns = ["".join(sorted(order[i : i + 2])) for i in range(0, len(order), 2)]
-    assert turns == ["ab"] * 5  # one to warm up
+    turns = interleaved.Turns(ways, torch.device("cpu"))
+    turns.run(4)
+    assert {name: len(values) for name, values in turns.seconds.items()} == {"a": 4, "b": 4}
+    assert order[:4] == ["a", "a", "b", "b"]  # one to warm up
+    rounds = ["".join(sorted(order[i : i + 2])) for i in range(4, len(order), 2)]
+    assert rounds == ["ab"] * 3
+
+
+def test_a_way_that_fails_sits_out_alone(
+    common: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interleaved = importlib.import_module("interleaved")
+    monkeypatch.setattr(interleaved, "time_once", lambda call, device: call() or 3.0)
+    calls = 0
+
+    def no_memory() -> None:
+        raise torch.OutOfMemoryError("no memory\nand more")
+
+    def no_memory_later() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            no_memory()
+
+    ways = {"large": no_memory, "good": lambda: None, "growing": no_memory_later}
+    turns = interleaved.Turns(ways, torch.device("cpu"), (torch.OutOfMemoryError,))
+    turns.run(9)
+    assert turns.failures == dict.fromkeys(["large", "growing"], "OutOfMemoryError: no memory")
+    assert turns.seconds == {"good": [3.0] * 9}
+    assert turns.milliseconds()["good"].median == 3000.0
+    with pytest.raises(torch.OutOfMemoryError):
+        interleaved.Turns(ways, torch.device("cpu")).run(1)
+
+
+def test_a_slow_way_sits_out_all_but_two_rounds(
+    common: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interleaved = importlib.import_module("interleaved")
+    monkeypatch.setattr(interleaved, "time_once", lambda call, device: call())
+    turns = interleaved.Turns({"slow": lambda: 9.0, "fast": lambda: 1.0}, torch.device("cpu"))
+    turns.run(5, budget_s=4.0)
+    assert {name: len(values) for name, values in turns.seconds.items()} == {"slow": 2, "fast": 4}
 
 
 def test_peak_bytes_is_what_was_allocated_at_once(common: ModuleType) -> None:
@@ -308,3 +406,122 @@ def test_the_cpu_step_has_its_four_ways(
     weights_and_moments = 3 * 4 * (100 * 64 + 8 * 64 + 12 * 64 * 64)
     assert all(row["peak_bytes"] > weights_and_moments for row in rows)
     assert "of GEMM" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("takes", "count"), [(0.01, 50), (2.0, 25), (400.0, 10)])
+def test_how_often_a_call_is_timed(
+    takes: float, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda size, dtype, device: empty(size, dtype=dtype))
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda: SimpleNamespace(L2_cache_size=8)
+    )
+    monkeypatch.setattr(gpu_timing, "_one_call", lambda call, flush: takes)
+    assert gpu_timing.milliseconds(list) == [takes] * count
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="waits for a CUDA device")
+def test_a_call_is_timed_on_the_card() -> None:
+    x = torch.zeros(1 << 20, device="cuda")
+    times = gpu_timing.milliseconds(lambda: x.add_(1))
+    assert 10 <= len(times) <= 50
+    assert min(times) > 0
+    assert x[0].item() == 3 + len(times)
+
+
+# --- a whole step ---------------------------------------------------------------------------------
+
+TINY_STEP = {"vocab_size": 64, "micro_batch": 1, "accumulation": 1, "steps": 1, "compile": False}
+
+
+@pytest.fixture
+def bench_step(common: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = importlib.import_module("bench_step")
+    monkeypatch.setattr(module, "peak_flops", lambda device, dtype: hardware.Peak(1e12, "assumed"))
+    return module
+
+
+def test_a_step_and_its_parts(bench_step: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "step.json"
+    assert bench_step.main(bench_step.Options(**TINY_STEP, rounds=2, device="cpu", json=path)) == 0
+    results = json.loads(path.read_text("utf-8"))
+    assert results["failures"] == {}
+    assert [row["subject"] for row in results["results"]] == ["eager", "pygpt"]
+    for row in results["results"]:
+        assert row["tokens_per_second"]["count"] == 2
+        assert row["peak_bytes"] > 0
+        assert row["seconds_by_part"]["GEMM"] > 0
+
+
+def test_a_step_that_is_stopped_or_has_no_room_leaves_what_was_measured(
+    bench_step: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    def peak_bytes(bench: object, subject: SimpleNamespace) -> int:
+        if subject.name == "pygpt":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return 1
+
+    two = bench_step.subjects
+
+    def subjects(*arguments: object) -> list[object]:
+        found = two(*arguments)
+        return [dataclasses.replace(found[0], name="large", loss=no_memory), *found]
+
+    monkeypatch.setattr(bench_step, "subjects", subjects)
+    monkeypatch.setattr(bench_step, "peak_bytes", peak_bytes)
+    path = tmp_path / "step.json"
+    with pytest.raises(SystemExit, match="1"):
+        bench_step.main(bench_step.Options(**TINY_STEP, rounds=1, device="cpu", json=path))
+    results = json.loads(path.read_text("utf-8"))
+    assert results["failures"] == {"large": "OutOfMemoryError: no memory", "the rest": "stopped"}
+    known = {row["subject"]: row.get("peak_bytes") for row in results["results"]}
+    assert known == {"eager": 1, "pygpt": None}
+    assert all(row["tokens_per_second"]["median"] > 0 for row in results["results"])
+
+
+def test_the_default_micro_batch_is_bounded(
+    bench_step: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free: list[int] = []
+    monkeypatch.setattr(bench_step, "MICRO_BATCH_TOKENS", 3 * 64)
+    monkeypatch.setattr(
+        bench_step.Plan, "largest_micro_batch", lambda plan, most: free.append(most) or 12
+    )
+    options = bench_step.Options(preset="stdlib-cpu", vocab_size=64, device="cpu")
+    block_size = bench_step.from_preset("stdlib-cpu").block_size
+    assert bench_step._bench(options).micro_batch == max(1, 3 * 64 // block_size)
+    assert free[0] > 0
+
+
+# --- on paper, and beside nanoGPT -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("roofline.py --card foo", "no data of a card 'foo'"),
+        ("bench_step.py --preset foo", "no preset 'foo'; there are stdlib-cpu"),
+        (
+            "compare_nanogpt.py --nanogpt . --data none",
+            "there is no none; python -m pygpt.prepare --out none makes it",
+        ),
+    ],
+)
+def test_bad_input_is_one_line(command: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "model.py").touch()
+    script, *flags = command.split()
+    done = subprocess.run(
+        [sys.executable, BENCH / script, *flags],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {message}")
+    assert done.stderr.count("\n") == 1

@@ -33,6 +33,47 @@ def test_emulated_bf16_does_not_count(
 
 
 @pytest.mark.parametrize(
+    ("has", "width", "expected"),
+    [
+        ({"architecture": "x86_64", "amx_bf16": True, "avx512_bf16": True}, 64, "bfloat16"),
+        ({"architecture": "x86_64", "amx_bf16": False, "avx512_bf16": True}, 64, "bfloat16"),
+        ({"architecture": "x86_64", "amx_bf16": True, "avx512_bf16": True}, 63, "float32"),
+        ({"architecture": "x86_64", "avx512_f": True, "amx_tile": True}, 768, "float32"),
+        ({"architecture": "arm64", "bf16": True}, 768, "float32"),
+    ],
+)
+def test_a_cpu_takes_bf16_for_its_instructions(
+    has: dict[str, object], width: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    cpu = torch.device("cpu")
+    assert pick_dtype("auto", cpu, width) == expected
+    assert pick_dtype("bfloat16", cpu, width) == "bfloat16"
+    assert pick_dtype("auto", torch.device("mps"), width) == "float32"
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "size"),
+    [("cpu", "bfloat16", 1024), ("cuda:1", "bfloat16", 8192), ("cuda:1", "float32", 4096)],
+)
+def test_a_peak_says_which_gemm_was_measured(
+    device: str, dtype: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "An Unknown Card")
+    monkeypatch.setattr(hardware, "gemm_rate", lambda device, dtype, size: 1e12 * size)
+    peak = hardware.peak_flops.__wrapped__(torch.device(device), getattr(torch, dtype))
+    assert peak.flops == 1e12 * size
+    assert peak.source.endswith(f" GEMM of {size}³ measured on this machine")
+
+
+def test_gemm_rate_counts_operations_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        hardware, "_seconds_of_product", lambda a, b: 0.5 if a.shape == b.shape == (8, 8) else 0.0
+    )
+    assert hardware.gemm_rate(torch.device("cpu"), torch.float32, 8) == 2 * 8**3 / 0.5
+
+
+@pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("NVIDIA GeForce RTX 4070", "RTX 4070"),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
+import math
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from pygpt import tune
+from pygpt import gpu_timing, tune
 from pygpt.errors import InputError
 from pygpt.kernels import launch
 from tests.parity import DEVICE
@@ -31,9 +32,11 @@ def test_every_kernel_is_tried_and_the_fastest_kept(
         return 1.0 if entry == best else 2.0
 
     monkeypatch.setattr(tune, "_milliseconds", clock)
-    winners = dict(tune._tune(SMALL, DEVICE))
+    *so_far, winners = [dict(each) for each in tune._tune(SMALL, DEVICE, math.inf)]
     launch.use_table(None)
 
+    assert len(so_far) == 9
+    assert list(so_far[1].values()) == [best] * 2  # the table after two operators
     architecture = launch.architecture(DEVICE)
     sixteen_bit = {k for k in launch.TABLE if k.architecture == architecture and k.bits == 16}
     assert {key.op for key in tried} == {key.op for key in sixteen_bit}
@@ -65,19 +68,93 @@ def test_little_time_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(tune, "_milliseconds", clock)
     monkeypatch.setattr(tune, "time", types.SimpleNamespace(monotonic=lambda: now))
-    assert not dict(tune._tune(dataclasses.replace(SMALL, seconds=50.0), DEVICE))
+    assert not any(tune._tune(SMALL, DEVICE, end=50.0))
     launch.use_table(None)
     counts = collections.Counter(tried)
     assert len(counts) == 10
     assert all(4 <= count <= 7 for count in counts.values()), counts
 
 
+def test_no_operator_is_begun_after_the_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+
+    def clock(key: launch.Key, entry: launch.Launch, call: tune.Call) -> float:
+        nonlocal now
+        now += 100.0
+        return 1.0
+
+    monkeypatch.setattr(tune, "_milliseconds", clock)
+    monkeypatch.setattr(tune, "time", types.SimpleNamespace(monotonic=lambda: now))
+    assert list(tune._tune(SMALL, DEVICE, end=50.0)) == [{}]
+    assert "the time is over: attention_dkdv, " in capsys.readouterr().out
+
+
+class _Calls(Exception):
+    pass
+
+
+def test_a_configuration_that_the_card_cannot_hold_never_wins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from triton.runtime.errors import OutOfResources, PTXASError
+
+    key = launch.Key("sm_89", "gelu_forward", 0, 16)
+    errors = iter((OutOfResources(2, 1, "shared memory"), PTXASError("registers"), _Calls()))
+
+    def milliseconds(call: tune.Call) -> list[float]:
+        raise next(errors)
+
+    monkeypatch.setattr(gpu_timing, "milliseconds", milliseconds)
+    assert tune._milliseconds(key, launch.TABLE[key], list) == math.inf
+    assert tune._milliseconds(key, launch.TABLE[key], list) == math.inf
+    with pytest.raises(_Calls):
+        tune._milliseconds(key, launch.TABLE[key], list)
+    launch.use_table(None)
+
+
+@pytest.fixture
+def a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A Card")
+
+
+@pytest.mark.usefixtures("a_card")
+def test_stopping_loses_no_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    best, key = launch.Launch(64, 32, 8, 3), launch.Key("sm_89", "attention_dq", 64, 16)
+
+    def stopped(*_: object) -> Iterator[dict[launch.Key, launch.Launch]]:
+        yield {key: best}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tune.cli, "parse", lambda *args, **kwargs: tune.TuneConfig())
+    monkeypatch.setattr(tune, "_tune", stopped)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        tune.main()
+    launch.use_table(tmp_path / "pygpt" / "launch-A-Card.json")
+    assert launch._tuned == {key: best}
+    launch.use_table(None)
+
+
+@pytest.mark.usefixtures("a_card")
+def test_a_place_that_cannot_be_written_is_refused_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    config = tune.TuneConfig(out=tmp_path / "file" / "table.json")
+    monkeypatch.setattr(tune.cli, "parse", lambda *args, **kwargs: config)
+    with pytest.raises(InputError, match="can't be written to .*table.json .*--out"):
+        tune.main()
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (tune.TuneConfig(dtype="int8"), "--dtype 'int8' is none of bfloat16"),
         (tune.TuneConfig(seconds=0.0), "--seconds 0.0 is no time to tune in"),
-        (tune.TuneConfig(head_size=0), "--head-size must be above 0"),
+        (tune.TuneConfig(head_size=0), "--head-size must be above 0, not 0"),
+        (tune.TuneConfig(vocab=-1), "--vocab must be above 0, not -1"),
         (tune.TuneConfig(width=100), "--width 100 is no multiple of --head-size 64"),
         (tune.TuneConfig(), "tuning measures a CUDA device, and this machine has none"),
     ],
