@@ -282,7 +282,9 @@ def write_table(path: Path, entries: dict[Key, Launch], identity: str) -> None:
         "entries": {str(key): dataclasses.asdict(entries[key]) for key in sorted(entries)},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def describe() -> str:

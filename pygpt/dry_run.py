@@ -27,7 +27,6 @@ from pygpt.implementations import Implementations
 from pygpt.memory import CONTEXT_BYTES, Estimate, Plan, gib
 from pygpt.roofline import HOST_BANDWIDTH, PCIE_BANDWIDTH, step_bound
 
-GPT2_VOCAB = 50304
 SHARE = 0.5
 """Of the bound: the second time that is printed."""
 
@@ -64,7 +63,7 @@ def report(console: Console, config: TrainConfig, vocab_size: int | None) -> Non
         InputError: no such card or device, or a batch that does not divide.
     """
     assumed = "" if vocab_size else " (GPT-2's, assumed: no --data is named)"
-    model = config.model(vocab_size or GPT2_VOCAB)
+    model = config.model(vocab_size or GPTConfig().vocab_size)
     machine = _named(config.card, config, model) if config.card else _here(config, model)
     say(
         console,
