@@ -41,10 +41,13 @@ def poison() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Remember scans of shards in a folder of these tests, not in the user's."""
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing of the user's: neither the cache, nor the terminal, nor settings of pygpt."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patched.setenv("COLUMNS", "80")
+        for name in ("FORCE_COLOR", "NO_COLOR", "PYGPT_CPU_LEVEL", "PYGPT_LAUNCH_TABLE"):
+            patched.delenv(name, raising=False)
         yield
 
 
