@@ -54,6 +54,17 @@ def poison() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing of the user's: neither the cache, nor the terminal, nor settings of pygpt."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patched.setenv("COLUMNS", "80")
+        for name in ("FORCE_COLOR", "NO_COLOR", "PYGPT_CPU_LEVEL", "PYGPT_LAUNCH_TABLE"):
+            patched.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small dataset of bytes: pygpt's own source, which is text that every checkout has."""

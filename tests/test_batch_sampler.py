@@ -269,7 +269,7 @@ sampler = BatchSampler(TokenDataset({str(dataset.path)!r}), 4, 32)
 expected = [sampler.batch(step)[0].tolist() for step in range(3)]
 child = os.fork()
 if child == 0:
-    signal.alarm(20)
+    signal.alarm(120)  # a child that hangs dies of it
     same = [sampler.batch(step)[0].tolist() for step in range(3)] == expected
     del sampler
     os._exit(0 if same else 1)
@@ -277,7 +277,7 @@ status = os.waitpid(child, 0)[1]
 assert [sampler.batch(step)[0].tolist() for step in range(3)] == expected
 raise SystemExit(os.waitstatus_to_exitcode(status))
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # --- out= -----------------------------------------------------------------------------------------

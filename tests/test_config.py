@@ -1,4 +1,4 @@
-"""Configuration: presets hold what REFERENCE promises, bad values are named with a way out."""
+"""Configuration: presets are valid and of the sizes they name, bad values have a way out."""
 
 import math
 from pathlib import Path

@@ -37,10 +37,13 @@ def _fresh(seed: int) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(2, 9, 384), (1, 1, 1), (37, 100)])
 def test_parity(shape: tuple[int, ...], dtype: torch.dtype, approximate: str) -> None:
-    x = torch.randn(shape, device=DEVICE).to(dtype)
-    bias = torch.randn(shape[-1:], device=DEVICE)
-    _check(x, bias, approximate)
-    _check(x, None, approximate)
+    x, bias = torch.randn(shape, device=DEVICE), torch.randn(shape[-1:], device=DEVICE)
+    if x.numel() == 1:
+        # Quarters, whose sums fp16 holds: eager rounds x + bias to x's dtype, and of a single
+        # element near GELU's minimum that may leave no digit of the gradient.
+        x, bias = (x * 4).round() / 4, (bias * 4).round() / 4
+    _check(x.to(dtype), bias, approximate)
+    _check(x.to(dtype), None, approximate)
 
 
 def test_parity_on_random_shapes() -> None:

@@ -35,6 +35,7 @@ def run_command(args: Sequence[str], log: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # 22 processes, one after another: fifteen seconds on a quiet core
 def test_killed_at_random_moments(tmp_path: Path, seed: int) -> None:
     data = tmp_path / "data"
     dataset_writer.prepare(TextFiles((Path(train.__file__),)), data, "bytes")

@@ -76,9 +76,11 @@ def test_more_rows_than_programs_and_width_beyond_a_tile() -> None:
 
 @pytest.mark.parametrize("scale", [1e4, 1e-4])
 def test_magnitudes_and_offsets(scale: float) -> None:
-    _check(torch.randn(9, 96, device=DEVICE) * scale, *_parameters(96))
+    # Many rows: the largest error of few is that of one row's mean, where eager may be lucky.
+    x = torch.randn(200, 96, device=DEVICE) * scale
+    _check(x, *_parameters(96))
     # A mean far from zero: a variance taken as a difference of large sums would be wrong here.
-    _check(torch.randn(9, 96, device=DEVICE) * scale + 100.0 * scale, *_parameters(96))
+    _check(x + 100.0 * scale, *_parameters(96))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

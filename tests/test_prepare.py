@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 import tokenize
 from pathlib import Path
 
@@ -19,15 +18,13 @@ from pygpt.corpus import Document, Stdlib, TextFiles, split
 from pygpt.dataset_json import DatasetInfo
 from pygpt.dataset_writer import prepare
 from pygpt.errors import InputError
-from pygpt.prepare import Options, report
+from pygpt.prepare import Options, main, report
 from pygpt.tokenizer import get_tokenizer
 
 
 @pytest.fixture
-def rng() -> random.Random:
-    seed = os.environ.get("PYGPT_TEST_SEED", str(int.from_bytes(os.urandom(4), "little")))
-    print(f"PYGPT_TEST_SEED={seed}")
-    return random.Random(int(seed))
+def rng(seed: int) -> random.Random:
+    return random.Random(seed)
 
 
 def write(folder: Path, files: dict[str, str | bytes]) -> Path:
@@ -315,23 +312,33 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not any((tmp_path / "deep").iterdir())
 
 
-def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
-    write(tmp_path, {"big.txt": "a line of text\n" * 4_000_000})  # seconds of encoding
-    with subprocess.Popen(
-        [sys.executable, "-m", "pygpt.prepare", "text", "big.txt", "--out", "out"],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Ignored in what a script starts with "&", and then in all below it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
-    ) as process:
-        while not list(tmp_path.glob("out.partial-*/train.bin")) and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
-    assert process.returncode == cli.INTERRUPTED
-    assert stderr.splitlines()[-1] == "interrupted"
-    assert [path.name for path in tmp_path.iterdir()] == ["big.txt"]
+def test_ctrl_c_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, {"text.txt": "a line of text\n" * 1000})
+    monkeypatch.setattr(corpus, "BLOCK_BYTES", 1000)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["prepare", "text", "text.txt", "--out", "out"])
+    write_block, written = dataset_writer._SplitWriter.write, []
+
+    def interrupted(self: dataset_writer._SplitWriter, block: dataset_writer._Encoded) -> None:
+        write_block(self, block)
+        written.append(block)
+        if len(written) == 2:
+            assert list(tmp_path.glob("out.partial-*/train.bin"))
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(dataset_writer._SplitWriter, "write", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            cli.run(main)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert stopped.value.code == cli.INTERRUPTED
+    assert capsys.readouterr() == ("", "interrupted\n")
+    assert len(written) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 
 def command(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:

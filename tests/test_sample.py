@@ -79,9 +79,9 @@ def test_text_that_stdout_has_no_letters_for_is_still_printed(tmp_path: Path) ->
     run = make_run(tmp_path / "run", ord("x"))
     line = [sys.executable, "-m", "pygpt.sample", str(run.path), "--max-new-tokens", "2"]
     done = subprocess.run(
-        [*line, "--prompt", "né½"],
+        [*line, "--prompt", "né½".encode()],
         capture_output=True,
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        env={**os.environ, "PYTHONUTF8": "1", "PYTHONIOENCODING": "ascii"},
         check=True,
     )
     assert done.stdout == b"n??xx\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiktoken.load
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pygpt import tokenizer as module
@@ -19,6 +19,8 @@ from pygpt.tokenizer import StreamDecoder, get_tokenizer, last_safe_break, load_
 
 NAMES = ["gpt2", "bytes"]
 both = pytest.mark.parametrize("name", NAMES)
+# The first example builds the tokenizer, and the machine may be busy.
+at_leisure = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 # Whitespace of every kind, contractions, digits, marks and letters of several scripts: what GPT-2's
 # pattern tells apart.
@@ -74,7 +76,7 @@ def test_infos() -> None:
 
 
 @both
-@settings(max_examples=300)
+@settings(at_leisure, max_examples=300)
 @given(text=tricky)
 def test_round_trip(name: str, text: str) -> None:
     tokenizer = get_tokenizer(name)
@@ -87,7 +89,7 @@ def test_round_trip(name: str, text: str) -> None:
 
 
 @both
-@settings(max_examples=500)
+@settings(at_leisure, max_examples=500)
 @given(before=tricky, after=tricky)
 def test_last_safe_break_leaves_ids_as_they_are(name: str, before: str, after: str) -> None:
     tokenizer = get_tokenizer(name)

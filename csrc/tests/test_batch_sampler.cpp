@@ -187,7 +187,7 @@ void a_forked_child_goes_on() {
     const Batch expected = batch(sampler, 7);
     const ::pid_t child = ::fork();
     if (child == 0) {
-        ::alarm(20);  // a child that hangs dies of it
+        ::alarm(120);  // a child that hangs dies of it
         sampler.read_ahead(7);
         ::_exit(batch(sampler, 7) == expected ? 0 : 1);
     }
