@@ -45,12 +45,17 @@ def parse(
         nanogpt: nanoGPT's names of flags, by underscores, and what to write instead.
 
     Raises:
-        InputError: a flag of nanoGPT's, with its name here.
+        InputError: a flag as nanoGPT has it, with what to write here.
     """
+    switches = {field.name for field in dataclasses.fields(options) if field.type == "bool"}
     for word in sys.argv[1:] if args is None else args:
-        name = word.removeprefix("--").partition("=")[0].replace("-", "_")
-        if word.startswith("--") and nanogpt and name in nanogpt:
+        flag, equals, _ = word.partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        if flag.startswith("--") and nanogpt and name in nanogpt:
             raise InputError(f"--{name} is nanoGPT's; here it is {nanogpt[name]}")
+        if equals and flag.startswith("--") and name in switches:
+            dashed = name.replace("_", "-")
+            raise InputError(f"{word}: a switch has no value; give --{dashed} or --no-{dashed}")
     _join_help_lines(options)
     if default is None:
         return tyro.cli(options, prog=prog, args=args)

@@ -136,6 +136,7 @@ def test_suggested_commands_can_be_pasted() -> None:
     [
         ("--max_iters=5", r"--max_iters is nanoGPT's; here it is --max-steps$"),
         ("--batch-size 12", "here it is --micro-batch, and"),
+        ("--bias=False", "--bias=False: a switch has no value; give --bias or --no-bias$"),
         ("config/train_gpt2.py --n_layer=2", r"config/train_gpt2.py: no Python .*--config FILE"),
     ],
 )
