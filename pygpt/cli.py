@@ -47,7 +47,7 @@ def parse(
     Raises:
         InputError: a flag as nanoGPT has it, with what to write here.
     """
-    switches = {field.name for field in dataclasses.fields(options) if field.type == "bool"}
+    switches = _switches(options)
     for word in sys.argv[1:] if args is None else args:
         flag, equals, _ = word.partition("=")
         name = flag.removeprefix("--").replace("-", "_")
@@ -60,6 +60,10 @@ def parse(
     if default is None:
         return tyro.cli(options, prog=prog, args=args)
     return tyro.cli(options, prog=prog, default=default, args=args)
+
+
+def _switches(options: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(options) if field.type == "bool"}
 
 
 def _join_help_lines(options: type) -> None:
