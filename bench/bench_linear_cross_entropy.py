@@ -155,16 +155,11 @@ def main(options: Options) -> int:
         for name, reason in failures.items():
             print(f"failed: {name}: {reason}", file=sys.stderr)
 
-    def stopped() -> None:
-        failures.update(report.STOPPED)
-        finish()
-
-    with report.when_stopped(stopped):
+    with report.reporting(finish, failures):
         for width, dtype in itertools.product(options.widths, options.dtypes):
             rows, failed = _measure(options, device, tokens, width, dtype)
             results += rows
             failures |= {f"{name}, {width} wide, {dtype}": failed[name] for name in failed}
-    finish()
     return 1 if failures else 0
 
 

@@ -333,11 +333,7 @@ def main(options: Options) -> int:
         for name, reason in turns.failures.items():
             print(f"failed: {name}: {reason}", file=sys.stderr)
 
-    def stopped() -> None:
-        turns.failures.update(report.STOPPED)
-        finish()
-
-    with report.when_stopped(stopped):
+    with report.reporting(finish, turns.failures):
         turns.run(options.rounds, BUDGET_S)
         write()  # a crash of the profiler would take the rates along
         for name, seconds in turns.seconds.items():
@@ -349,7 +345,6 @@ def main(options: Options) -> int:
                 }
             except torch.OutOfMemoryError as error:
                 turns.failures[name] = interleaved.in_a_line(error)
-    finish()
     return 1 if turns.failures else 0
 
 

@@ -158,10 +158,7 @@ def measure(name: str, cases: Sequence[Case]) -> bool:
     rows: list[dict[str, Any]] = []
     failures: dict[str, str] = {}
 
-    def stopped() -> None:
-        _report(name, limits, rows, failures | report.STOPPED)
-
-    with report.when_stopped(stopped):
+    with report.reporting(lambda: _report(name, limits, rows, failures), failures):
         for case in cases:
             try:
                 rows.append(_measure(case, limits))
@@ -170,7 +167,6 @@ def measure(name: str, cases: Sequence[Case]) -> bool:
             except Exception as error:
                 failures[str(case)] = in_a_line(error)
                 print(f"failed: {case}: {failures[str(case)]}", file=sys.stderr)
-    _report(name, limits, rows, failures)
     return not failures
 
 

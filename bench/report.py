@@ -21,21 +21,20 @@ from pygpt.run import describe_environment
 
 RESULTS = Path(__file__).parent / "results"
 
-STOPPED = {"the rest": "stopped"}
-"""The failure of what was not measured, because Ctrl-C or `timeout` came first."""
-
 
 @contextlib.contextmanager
-def when_stopped(finish: Callable[[], None]) -> Iterator[None]:
-    """While measuring: Ctrl-C, and the SIGTERM that `timeout` sends, call `finish` and exit with 1.
+def reporting(finish: Callable[[], None], failures: dict[str, str]) -> Iterator[None]:
+    """Around measuring: `finish` is called at the end, or as soon as Ctrl-C or SIGTERM comes.
 
-    The signal's handler calls it, because an exception might not get through: Python drops one that
-    is raised in a weak reference's callback, and torch.compile has many of those.
+    SIGTERM is what `timeout` sends. A stop is noted in `failures` and exits with status 1. The
+    signal's handler calls `finish`, because an exception might not get through: Python drops one
+    that is raised in a weak reference's callback, and torch.compile has many of those.
     """
 
     def handle(number: int, frame: FrameType | None) -> None:
         # `timeout` signals the process and then its group: the second must not end the writing.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        failures["the rest"] = "stopped"
         finish()
         sys.exit(1)
 
@@ -45,6 +44,7 @@ def when_stopped(finish: Callable[[], None]) -> Iterator[None]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+    finish()
 
 
 def headline(device: torch.device) -> str:
