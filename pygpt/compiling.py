@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from datetime import timedelta
 
 from pygpt.config import GPTConfig, TrainConfig
+from pygpt.units import duration
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +37,9 @@ def decided(config: TrainConfig, model: GPTConfig, device_type: str, flops: floa
     saves = _GAIN.get(device_type, 0.0) * operations / (_MFU * flops)
     pays = saves > takes
     logger.info(
-        "torch.compile would take about %s and save about %s of this run (h:mm:ss): it is %s",
-        timedelta(seconds=round(takes)),
-        timedelta(seconds=round(saves)),
+        "torch.compile would take about %s and save about %s of this run: it is %s",
+        duration(takes),
+        duration(saves),
         "on" if pays else "off",
     )
     return dataclasses.replace(config, compile=pays)

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from pygpt import _C, cpu_ops
 
-DTYPES = (torch.float32, torch.bfloat16)
-
 
 def gelu(x: Tensor, bias: Tensor | None = None, *, level: str = "") -> Tensor:
     """GELU of x + bias; see `pygpt.ops.gelu`.
@@ -66,7 +64,7 @@ def _gelu_backward_fake(
 
 def _operands(x: Tensor, bias: Tensor | None, level: str) -> tuple[dict[str, Any], list[Tensor]]:
     """What both directions hand to C++, and the tensors that its addresses point into."""
-    if x.dtype not in DTYPES or x.device.type != "cpu":
+    if x.dtype not in cpu_ops.DTYPES or x.device.type != "cpu":
         raise ValueError(f"native GELU takes fp32 and bf16 on a CPU, not {x.dtype} on {x.device}")
     width = x.size(-1)
     x = x.contiguous()

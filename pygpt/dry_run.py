@@ -24,8 +24,9 @@ from pygpt.hardware import (
     pick_dtype,
 )
 from pygpt.implementations import Implementations
-from pygpt.memory import CONTEXT_BYTES, Estimate, Plan, gib
+from pygpt.memory import CONTEXT_BYTES, Estimate, Plan
 from pygpt.roofline import HOST_BANDWIDTH, PCIE_BANDWIDTH, step_bound
+from pygpt.units import duration, gib
 
 SHARE = 0.5
 """Of the bound: the second time that is printed."""
@@ -132,8 +133,8 @@ class _Choice:
             "fits": "yes" if self.fits else "no",
             **_memory_rows(self.plan.estimate(self.micro_batch)),
             "bound on tokens/s": f"{self.rate:,.0f}",
-            f"{steps:,} steps at it": _duration(seconds),
-            f"at {SHARE:.0%} of it": _duration(seconds / SHARE),
+            f"{steps:,} steps at it": duration(seconds),
+            f"at {SHARE:.0%} of it": duration(seconds / SHARE),
         }
 
 
@@ -226,11 +227,3 @@ def _tokens_per_second(
         offload=config.offload_optimizer,
     )
     return 1 / sum(bound.values())
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 2 * 3600:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 72 * 3600 else f"{seconds / 86400:.1f} days"

@@ -23,7 +23,7 @@ import torch
 from pygpt import cpu_ops
 from pygpt.config import GPTConfig
 from pygpt.errors import InputError
-from pygpt.kernels import launch
+from pygpt.kernels import common, launch
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +43,8 @@ _FASTEST: dict[str, dict[str, str]] = {
 
 # What the implementations take; eager takes everything.
 DTYPES = {
-    "triton": (torch.float32, torch.float16, torch.bfloat16),
-    "native": (torch.float32, torch.bfloat16),
+    "triton": common.DTYPES,
+    "native": cpu_ops.DTYPES,
 }
 _LARGEST = {  # what "size" is, of the Triton kernels that have a limit
     "attention": ("head size", launch.HEAD_CLASSES[-1]),

@@ -19,6 +19,7 @@ from pygpt.cpu_attention import heads_at_once
 from pygpt.errors import InputError
 from pygpt.implementations import Implementations
 from pygpt.linear_cross_entropy import chunk_tokens
+from pygpt.units import gib
 
 # Of the state each tensor is known, and a caching allocator rounds each up to 2 MiB: 3 % at the
 # sizes of gpt2-xl. The rest is good to 10 %, and comes and goes: it leaves gaps.
@@ -233,11 +234,6 @@ def ways_out(config: TrainConfig) -> str:
     if not config.checkpoint_activations:
         ways.insert(0, "--checkpoint-activations")
     return f"try {', '.join(ways)}"
-
-
-def gib(n_bytes: float) -> str:
-    """A number of bytes as text."""
-    return f"{n_bytes / 2**30:.2f} GiB"
 
 
 # --- the estimate ---------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ MODULES = sorted((ROOT / "pygpt").glob("*.py")) + sorted((ROOT / "kernels").glob
 # From the bottom to the top. A module imports only from rows before its own, or from its own row
 # if it is no command.
 LAYERS = [
-    {"errors", "files", "signals", "heads", "gpu_timing"},
+    {"errors", "files", "signals", "heads", "units", "gpu_timing"},
     {"dataset_json", "config", "cli"},
     {"kernels", "_C"},
     {"linear_cross_entropy", "cpu_ops", "cpu_gelu", "cpu_attention"},
