@@ -6,7 +6,7 @@ from pathlib import Path
 
 import ninja
 import pybind11
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
@@ -41,8 +41,9 @@ class CMakeBuild(build_ext):
 
 
 setup(
+    packages=[*find_packages(include=["pygpt", "pygpt.*"]), "pygpt.kernels"],
     ext_modules=[
-        Extension("pygpt._C", sources=["csrc/bindings.cpp"], depends=["CMakeLists.txt"]),
+        Extension("pygpt._C", sources=["csrc/bindings/module.cpp"], depends=["CMakeLists.txt"]),
     ],
     cmdclass={"build_ext": CMakeBuild},
 )

@@ -15,11 +15,11 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import common
 import pytest
 import torch
 import torch.nn.functional as F
-from interleaved import Call
+from lib import common
+from lib.interleaved import Call
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 

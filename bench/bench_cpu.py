@@ -25,18 +25,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import bench_step
-import common
-import interleaved
-import report
 import torch
 import torch.nn.functional as F
 import tyro
-from interleaved import Spread
+from lib import common, interleaved, report
+from lib.interleaved import Spread
 from torch import Tensor
 
-from pygpt import cpu_attention, cpu_gelu, cpu_ops, ops
+from pygpt import ops
 from pygpt.config import GPTConfig
-from pygpt.hardware import keep_freed_memory
+from pygpt.ops import attention_native, gelu_native, native
+from pygpt.planning.hardware import keep_freed_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CPU = torch.device("cpu")
@@ -82,12 +81,14 @@ def _ways(
 
 def _gelu(rows: int, width: int, dtype: str) -> Case:
     x, bias = torch.randn(rows, 4 * width).to(DTYPES[dtype]), torch.randn(4 * width)
-    native: dict[str, Op] = {
-        f"native {level}": lambda x, bias, level=level: cpu_gelu.gelu(x, bias, level=level)
-        for level in cpu_ops.levels()
+    by_level: dict[str, Op] = {
+        f"native {level}": lambda x, bias, level=level: gelu_native.gelu(x, bias, level=level)
+        for level in native.levels()
     }
     eager = lambda x, bias: ops.gelu(x, bias, impl="eager")  # noqa: E731
-    return Case("gelu", f"{rows}×{4 * width}", dtype, _ways(eager, [x, bias], native), 5 * x.nbytes)
+    return Case(
+        "gelu", f"{rows}×{4 * width}", dtype, _ways(eager, [x, bias], by_level), 5 * x.nbytes
+    )
 
 
 def _add_layer_norm(rows: int, width: int, dtype: str) -> Case:
@@ -104,14 +105,14 @@ def _attention(options: Options, width: int, dtype: str) -> Case:
     sequences = options.tokens // options.block_size
     qkv = torch.randn(sequences, options.block_size, 3 * width).to(DTYPES[dtype])
     eager = lambda qkv: ops.attention(qkv, width // 64, impl="eager")  # noqa: E731
-    native: dict[str, Op] = {
-        f"native {level}": lambda qkv, level=level: cpu_attention.attention(
+    by_level: dict[str, Op] = {
+        f"native {level}": lambda qkv, level=level: attention_native.attention(
             qkv, width // 64, level=level
         )
-        for level in (cpu_ops.levels() if dtype == "bfloat16" else ())
+        for level in (native.levels() if dtype == "bfloat16" else ())
     }
     shape = f"{sequences}×{options.block_size}×{width}"
-    return Case("attention", shape, dtype, _ways(eager, [qkv], native), 0)
+    return Case("attention", shape, dtype, _ways(eager, [qkv], by_level), 0)
 
 
 def _cross_entropy(rows: int, vocab: int, dtype: str) -> Case:
@@ -122,14 +123,14 @@ def _cross_entropy(rows: int, vocab: int, dtype: str) -> Case:
 
     def native(level: str) -> interleaved.Call:
         tile = logits.clone()
-        return lambda: cpu_ops.cross_entropy_rows(
+        return lambda: native.cross_entropy_rows(
             tile, targets, loss, lse, None,
             ignore_index=-100, z_loss=0.0, label_smoothing=0.0, gradient=True, level=level,
         )  # fmt: skip
 
     eager = lambda logits: F.cross_entropy(logits.float(), targets, reduction="sum")  # noqa: E731
     ways = _ways(eager, [logits], {})
-    ways.update({f"native {level}": native(level) for level in cpu_ops.levels()})
+    ways.update({f"native {level}": native(level) for level in native.levels()})
     return Case("cross_entropy_rows", f"{rows}×{vocab}", dtype, ways, 2 * logits.nbytes)
 
 
@@ -259,13 +260,13 @@ def main(options: Options) -> None:
     if "step" in options.tables:
         results["step"] = step_table(options)
     if options.json:
-        fields = {"options": dataclasses.asdict(options), "native_level": cpu_ops.default_level()}
+        fields = {"options": dataclasses.asdict(options), "native_level": native.default_level()}
         report.write_json(options.json, CPU, {**fields, **results})
 
 
 def _machine() -> str:
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"{report.headline(CPU)} ({capability}), native level {cpu_ops.default_level()}"
+    return f"{report.headline(CPU)} ({capability}), native level {native.default_level()}"
 
 
 if __name__ == "__main__":

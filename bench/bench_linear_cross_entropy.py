@@ -20,17 +20,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import interleaved
-import report
 import torch
 import torch.nn.functional as F
 import tyro
+from lib import interleaved, report
 from torch import Tensor
 
-from pygpt import cli, ops
-from pygpt import linear_cross_entropy as fused_loss
+from pygpt import ops
 from pygpt.config import GPTConfig
-from pygpt.hardware import keep_freed_memory, pick_device
+from pygpt.ops import fused_loss
+from pygpt.planning.hardware import keep_freed_memory, pick_device
+from pygpt.utils import cli
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

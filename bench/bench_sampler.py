@@ -32,13 +32,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import report
 import torch
 import tyro
-from interleaved import Spread, Turns
+from lib import report
+from lib.interleaved import Spread, Turns
 
 from pygpt.data import BatchSampler, TokenDataset
-from pygpt.dataset_json import DatasetInfo, ShardInfo, SplitInfo, TokenizerInfo
+from pygpt.data.manifest import DatasetInfo, ShardInfo, SplitInfo
+from pygpt.tokenizers.info import TokenizerInfo
 
 CPU = torch.device("cpu")
 CASES = [("uint16", 12, 1024), ("uint32", 12, 1024), ("uint16", 64, 512), ("uint32", 64, 512)]

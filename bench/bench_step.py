@@ -33,19 +33,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import interleaved
-import nanogpt
-import report
 import torch
 import tyro
-from interleaved import Spread
+from lib import interleaved, nanogpt, report
+from lib.interleaved import Spread
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from pygpt import cli
 from pygpt.config import PRESETS, GPTConfig, TrainConfig, from_preset
-from pygpt.errors import InputError
-from pygpt.hardware import (
+from pygpt.model import GPT
+from pygpt.ops.dispatch import Implementations
+from pygpt.planning.hardware import (
     DType,
     Peak,
     free_memory,
@@ -54,10 +52,10 @@ from pygpt.hardware import (
     pick_device,
     pick_dtype,
 )
-from pygpt.implementations import Implementations
-from pygpt.memory import Plan
-from pygpt.model import GPT
-from pygpt.optim import build_optimizer
+from pygpt.planning.memory import Plan
+from pygpt.training.optimizer import build_optimizer
+from pygpt.utils import cli
+from pygpt.utils.errors import InputError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -91,8 +89,8 @@ class Options:
     vocab_size: int = GPTConfig.vocab_size
     """Rows of the embedding table."""
     micro_batch: int | None = None
-    """Sequences at once. Default: the most with which plain PyTorch fits, by pygpt.memory, up to
-    32,768 tokens."""
+    """Sequences at once. Default: the most with which plain PyTorch fits, by
+    pygpt.planning.memory, up to 32,768 tokens."""
     accumulation: int = 2
     """Micro-batches a step."""
     device: str = "auto"

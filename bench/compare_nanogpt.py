@@ -23,19 +23,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import nanogpt
-import report
 import torch
 import tyro
-from interleaved import Spread
+from lib import nanogpt, report
+from lib.interleaved import Spread
 from rich.progress import Progress
 
-from pygpt import cli
 from pygpt.config import PRESETS
 from pygpt.data import TokenDataset
-from pygpt.errors import InputError
+from pygpt.utils import cli
+from pygpt.utils.errors import InputError
 
-CONTESTANT = Path(__file__).parent / "contestant.py"
+CONTESTANT = Path(__file__).parent / "lib" / "contestant.py"
 WARM_UP = 2
 
 

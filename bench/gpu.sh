@@ -17,7 +17,8 @@ cd "$(dirname "$0")/.." || exit
 export PYTHONUNBUFFERED=1
 
 prefix=$(PYTHONPATH=bench python -c '
-import sys, torch, report
+import sys, torch
+from lib import report
 if not torch.cuda.is_available():
     sys.exit("bench/gpu.sh needs a CUDA device and there is none")
 print(report.results_path(torch.device("cuda"), "").with_suffix(""))') || exit 2

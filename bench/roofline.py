@@ -4,25 +4,25 @@
     python bench/roofline.py --card "RTX 4090"
 
 Arithmetic and no measurement: bytes and operations of pygpt's kernels over the data sheet's rates.
-The formulas, part by part, are in `pygpt.roofline`; the memory behind the micro-batch is counted in
-`pygpt.memory`.
+The formulas, part by part, are in `pygpt.planning.roofline`; the memory behind the micro-batch
+is counted in `pygpt.planning.memory`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
-import report
 import torch
 import tyro
+from lib import report
 
-from pygpt import cli
 from pygpt.config import PRESETS, GPTConfig, TrainConfig, from_preset
-from pygpt.errors import InputError
-from pygpt.hardware import Card, named_card
-from pygpt.implementations import Implementations
-from pygpt.memory import CONTEXT_BYTES, Plan
-from pygpt.roofline import HOST_BANDWIDTH, PCIE_BANDWIDTH, mfu_bound, step_bound
+from pygpt.ops.dispatch import Implementations
+from pygpt.planning.hardware import Card, named_card
+from pygpt.planning.memory import CONTEXT_BYTES, Plan
+from pygpt.planning.roofline import HOST_BANDWIDTH, PCIE_BANDWIDTH, mfu_bound, step_bound
+from pygpt.utils import cli
+from pygpt.utils.errors import InputError
 
 VOCAB_SIZE = GPTConfig.vocab_size
 LEFT_OUT = ("stdlib-cpu", "stdlib-gpu", "shakespeare-char")  # small vocabularies, small runs

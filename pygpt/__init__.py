@@ -12,7 +12,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from pygpt.config import GPTConfig
-from pygpt.errors import InputError
 from pygpt.model import GPT
+from pygpt.utils.errors import InputError
 
 __all__ = ["GPT", "GPTConfig", "InputError"]

@@ -15,14 +15,14 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pygpt import cli
 from pygpt.data import TokenDataset
-from pygpt.dataset_json import TokenizerInfo
-from pygpt.errors import InputError
-from pygpt.evaluation import Evaluation, evaluate
-from pygpt.hardware import start_device
+from pygpt.evaluation.loss import Evaluation, evaluate
 from pygpt.model import GPT
-from pygpt.run import Run, load_model
+from pygpt.planning.hardware import start_device
+from pygpt.runs.run import Run, load_model
+from pygpt.tokenizers.info import TokenizerInfo
+from pygpt.utils import cli
+from pygpt.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 

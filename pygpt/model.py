@@ -16,8 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from pygpt import ops
 from pygpt.config import GPTConfig
-from pygpt.errors import InputError
-from pygpt.implementations import Implementations
+from pygpt.ops.dispatch import Implementations
+from pygpt.utils.errors import InputError
 
 INIT_STD = 0.02
 """Standard deviation of GPT-2's initial weights."""

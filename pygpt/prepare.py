@@ -16,10 +16,11 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from pygpt import cli, dataset_writer
-from pygpt.corpus import Corpus, Stdlib, TextFiles
-from pygpt.dataset_json import DatasetInfo
-from pygpt.errors import InputError
+from pygpt.data import writer
+from pygpt.data.corpora.text import Corpus, Stdlib, TextFiles
+from pygpt.data.manifest import DatasetInfo
+from pygpt.utils import cli
+from pygpt.utils.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +94,7 @@ def main() -> None:
     options = cli.parse(Options, prog="python -m pygpt.prepare")
     out = options.out or Path("data") / f"{options.source}-{options.tokenizer}"
     start = time.perf_counter()
-    info = dataset_writer.prepare(
+    info = writer.prepare(
         options.corpus(),
         out,
         options.tokenizer,

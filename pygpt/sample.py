@@ -10,12 +10,12 @@ from typing import Annotated
 import torch
 import tyro
 
-from pygpt import cli
-from pygpt.errors import InputError, check_seed
-from pygpt.generate import Sampling, stream_text
-from pygpt.hardware import start_device
-from pygpt.run import load_model
-from pygpt.tokenizer import load_tokenizer
+from pygpt.inference.generation import Sampling, stream_text
+from pygpt.planning.hardware import start_device
+from pygpt.runs.run import load_model
+from pygpt.tokenizers.base import load_tokenizer
+from pygpt.utils import cli
+from pygpt.utils.errors import InputError, check_seed
 
 logger = logging.getLogger(__name__)
 

@@ -11,30 +11,33 @@ from typing import TextIO, cast
 import torch
 from rich.console import Console
 
-from pygpt import checkpoint, cli, compiling, dry_run
-from pygpt.config import GPTConfig, TrainConfig, padded_vocab_size
+from pygpt.config.train import GPTConfig, TrainConfig, padded_vocab_size
 from pygpt.data import TokenDataset
-from pygpt.dataset_writer import prepare_stdlib
-from pygpt.display import Display, Output, describe, say
-from pygpt.errors import InputError
-from pygpt.evaluation import Windows
-from pygpt.flags import read_command_line, resume_command
-from pygpt.generate import stream_text
-from pygpt.hardware import (
+from pygpt.data.writer import prepare_stdlib
+from pygpt.evaluation.loss import Windows
+from pygpt.inference.generation import stream_text
+from pygpt.model import GPT
+from pygpt.ops.dispatch import Implementations
+from pygpt.planning import compile, dry_run
+from pygpt.planning.hardware import (
     free_memory,
     keep_freed_memory,
     peak_flops,
     pick_dtype,
     start_device,
 )
-from pygpt.implementations import Implementations
-from pygpt.memory import Plan
-from pygpt.model import GPT
-from pygpt.optim import learning_rate
-from pygpt.run import Run
-from pygpt.signals import stop_on_signals
-from pygpt.tokenizer import ByteTokenizer, load_tokenizer
-from pygpt.trainer import Trainer
+from pygpt.planning.memory import Plan
+from pygpt.runs import checkpoint
+from pygpt.runs.run import Run
+from pygpt.tokenizers.base import ByteTokenizer, load_tokenizer
+from pygpt.training.display import Display, Output, describe
+from pygpt.training.flags import read_command_line, resume_command
+from pygpt.training.optimizer import learning_rate
+from pygpt.training.trainer import Trainer
+from pygpt.utils import cli
+from pygpt.utils.cli import say
+from pygpt.utils.errors import InputError
+from pygpt.utils.signals import stop_on_signals
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +153,7 @@ def resolve(
     dtype = pick_dtype(config.dtype, device, config.n_embd)
     impl = str(Implementations.parse(config.impl).resolve(device, model_config))
     peak = peak_flops(device, getattr(torch, dtype))
-    config = compiling.decided(config, model_config, device.type, peak.flops)
+    config = compile.decided(config, model_config, device.type, peak.flops)
     plan = Plan.of(config, model_config.vocab_size, device.type, getattr(torch, dtype), impl)
     plan.check_host(free_memory(torch.device("cpu")))
     micro_batch, free = config.micro_batch, free_memory(device)

@@ -26,12 +26,14 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from pygpt import cli, gpu_timing, ops
+from pygpt import ops
 from pygpt.config import GPTConfig
-from pygpt.errors import InputError
-from pygpt.files import cache_directory
 from pygpt.kernels import launch
-from pygpt.linear_cross_entropy import chunk_tokens
+from pygpt.ops.fused_loss import chunk_tokens
+from pygpt.planning import gpu_timing
+from pygpt.utils import cli
+from pygpt.utils.errors import InputError
+from pygpt.utils.files import cache_directory
 
 Call = Callable[[], object]
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}

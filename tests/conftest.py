@@ -14,7 +14,7 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
-    from pygpt.run import Run
+    from pygpt.runs.run import Run
 
 if not torch.cuda.is_available():
     # Read where Triton's kernels are defined: without a GPU they run in its interpreter.
@@ -68,12 +68,13 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small dataset of bytes: pygpt's own source, which is text that every checkout has."""
-    from pygpt import dataset_writer, train
-    from pygpt.corpus import TextFiles
+    from pygpt import train
+    from pygpt.data import writer
+    from pygpt.data.corpora.text import TextFiles
 
     out = tmp_path_factory.mktemp("data") / "source"
     sources = Path(train.__file__).parent
-    dataset_writer.prepare(TextFiles((sources / "model.py", sources / "train.py")), out, "bytes")
+    writer.prepare(TextFiles((sources / "model.py", sources / "train.py")), out, "bytes")
     return out
 
 
@@ -83,7 +84,7 @@ def run_train(
 ) -> Callable[..., Run]:
     """Run the command in this process: the module's TINY model, further flags, a run directory."""
     from pygpt import train
-    from pygpt.run import Run
+    from pygpt.runs.run import Run
 
     def start(out: str, *flags: str) -> Run:
         run = Run(tmp_path / out)

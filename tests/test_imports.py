@@ -1,4 +1,4 @@
-"""Who may import whom: commands → run and training → model, data → ops → kernels and _C."""
+"""Who may import whom: one ordered list of rooms."""
 
 import ast
 import sys
@@ -7,49 +7,26 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MODULES = sorted((ROOT / "pygpt").glob("*.py")) + sorted((ROOT / "kernels").glob("*.py"))
+MODULES = sorted((ROOT / "pygpt").rglob("*.py")) + sorted((ROOT / "kernels").glob("*.py"))
 
-# From the bottom to the top. A module imports only from rows before its own, or from its own row
-# if it is no command.
-LAYERS = [
-    {"errors", "files", "signals", "heads", "units", "gpu_timing"},
-    {"dataset_json", "config", "cli"},
-    {"kernels", "_C"},
-    {"linear_cross_entropy", "cpu_ops", "cpu_gelu", "cpu_attention"},
-    {"implementations", "tokenizer"},
-    {"ops"},
-    {"model", "shard_scan", "data", "hardware"},
-    {
-        "corpus",
-        "dataset_writer",
-        "generate",
-        "evaluation",
-        "optim",
-        "offload",
-        "pretrained",
-        "checkpoint",
-        "run",
-        "memory",
-        "roofline",
-        "compiling",
-    },
-    {"trainer", "flags"},
-    {"display"},
-    {"dry_run"},
-    {"train", "eval", "sample", "prepare", "tune", "__main__"},
-]
-COMMANDS = LAYERS[-1]
-SEES_C = {"__init__", "data", "cpu_ops", "cpu_gelu"}  # __init__ to say if it is missing
+# A module imports from rooms to the left of its own, or from its own. The files at the top of
+# pygpt/ are commands, except model.py; nobody imports a command.
+ROOMS = (
+    "utils config kernels _C ops model tokenizers data hub inference evaluation planning runs "
+    "training reporting commands"
+).split()
+DOORS = {"__init__", "__main__"}  # what users see first: they name rooms lazily
+SEES_C = {"data", "ops"}
 
 
-def layer(module: str) -> int:
-    found = [i for i, names in enumerate(LAYERS) if module in names]
-    assert found, f"pygpt.{module} is in no layer: add it where it belongs"
-    return found[0]
+def room(module: str) -> str:
+    """The room of a module, given as its path below pygpt/ or as a dotted name without pygpt."""
+    first = module.replace("/", ".").removesuffix(".py").split(".")[0]
+    return first if first in ROOMS else "commands"
 
 
 def imported(path: Path) -> set[str]:
-    """Modules that a file imports, anywhere in it, with names from pygpt resolved to modules."""
+    """Modules of pygpt that a file imports, anywhere in it, without the leading "pygpt."."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -57,30 +34,39 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}:{node.lineno} imports relatively"
             assert node.module
-            names.add(node.module)
             if node.module == "pygpt":
                 names |= {f"pygpt.{alias.name}" for alias in node.names}
-    return names
+            else:
+                names.add(node.module)
+    return {name.removeprefix("pygpt.") for name in names if name.startswith("pygpt.")}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_imports_point_downwards(path: Path) -> None:
-    if path.name == "__init__.py":
+def location(path: Path) -> str:
+    kernels = path.parent.name == "kernels"
+    return f"kernels/{path.name}" if kernels else str(path.relative_to(ROOT / "pygpt"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=location)
+def test_a_room_imports_only_from_the_left(path: Path) -> None:
+    if path.parent.name == "pygpt" and path.stem in DOORS:
         return
-    ours = {name.split(".")[1] for name in imported(path) if name.startswith("pygpt.")}
-    if path.parent.name == "kernels":
-        others = {name.split(".")[0] for name in imported(path)} - {"pygpt", "torch", "triton"}
-        assert others <= sys.stdlib_module_names
-        assert ours <= {"kernels", "errors"}
-        return
-    own = layer(path.stem)
-    for name in ours:
-        if name in COMMANDS:
-            pytest.fail(f"pygpt.{path.stem} imports the command pygpt.{name}")
-        assert layer(name) <= own, f"pygpt.{path.stem} imports pygpt.{name} from above"
+    own = room(location(path))
+    for name in imported(path):
+        theirs = room(name)
+        assert theirs != "commands", f"{location(path)} imports the command pygpt.{name}"
+        assert ROOMS.index(theirs) <= ROOMS.index(own), (
+            f"{location(path)}, in {own}, imports pygpt.{name} from {theirs}, which is to its right"
+        )
+        assert theirs != "_C" or own in SEES_C, f"{location(path)} imports the extension"
 
 
-def test_only_data_and_ops_see_the_extension() -> None:
-    seers = {path.stem for path in MODULES if "pygpt._C" in imported(path)}
-    assert seers <= SEES_C
-    assert "data" in seers
+@pytest.mark.parametrize("path", sorted((ROOT / "kernels").glob("*.py")), ids=location)
+def test_a_kernel_needs_torch_and_triton_only(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    modules = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
+    modules |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    assert {name.split(".")[0] for name in modules} - sys.stdlib_module_names <= {
+        "pygpt",
+        "torch",
+        "triton",
+    }

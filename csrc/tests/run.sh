@@ -13,7 +13,7 @@ compile() {  # flags…
 }
 
 core() {  # name, sanitizer
-    compile "$2" batch_sampler.cpp npy_header.cpp token_file.cpp tests/test_core.cpp \
+    compile "$2" data/batch_sampler.cpp data/npy_header.cpp data/token_file.cpp tests/test_core.cpp \
         tests/test_batch_sampler.cpp tests/test_token_file.cpp -o "$build/core-$1"
     "$build/core-$1"
 }
@@ -22,11 +22,11 @@ cpu_ops() {  # name, sanitizer; each level with its own instructions, as in CMak
     local levels=()
     if [[ $(uname -m) == x86_64 ]]; then
         levels=("$build/avx2.o" "$build/avx512.o")
-        compile "$2" -mavx2 -mfma -c cpu_ops_avx2.cpp -o "${levels[0]}"
-        compile "$2" -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -c cpu_ops_avx512.cpp \
+        compile "$2" -mavx2 -mfma -c ops/cpu_ops_avx2.cpp -o "${levels[0]}"
+        compile "$2" -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -c ops/cpu_ops_avx512.cpp \
             -o "${levels[1]}"
     fi
-    compile "$2" cpu_ops.cpp tests/test_cpu_ops.cpp "${levels[@]}" -o "$build/cpu_ops-$1"
+    compile "$2" ops/cpu_ops.cpp tests/test_cpu_ops.cpp "${levels[@]}" -o "$build/cpu_ops-$1"
     "$build/cpu_ops-$1"
 }
 

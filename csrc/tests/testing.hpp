@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "../token_file.hpp"
+#include "../data/token_file.hpp"
 
 namespace fs = std::filesystem;
 using namespace pygpt;

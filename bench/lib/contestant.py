@@ -1,0 +1,195 @@
+"""One side of `compare_nanogpt.py`: a process that trains when it is told to.
+
+Reads one JSON object a line and answers with one: ``{"steps": n}`` trains n steps and gives their
+losses and seconds, ``{"evaluate": tokens}`` the validation loss. The two sides live at the same
+time and work in turn, so that both see the same machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from lib import nanogpt
+
+from pygpt.config.train import TrainConfig, padded_vocab_size
+from pygpt.data import TokenDataset
+from pygpt.evaluation.loss import Windows, evaluate
+from pygpt.model import GPT
+from pygpt.ops.dispatch import Implementations
+from pygpt.planning.hardware import Peak, keep_freed_memory, pick_dtype, use_physical_cores
+from pygpt.runs.run import Run
+from pygpt.training.trainer import Trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What to train, the same for both sides but for how."""
+
+    side: str
+    """"pygpt" or "nanogpt"."""
+    data: str
+    device: str
+    dtype: str
+    """"auto" (pygpt only), "float32" or "bfloat16"."""
+    compile: bool
+    config: dict[str, Any]
+    """Fields of TrainConfig."""
+    nanogpt: str = ""
+    """The checkout."""
+
+
+class Contestant(Protocol):
+    """A side."""
+
+    def step(self) -> float:
+        """Train one step; its loss."""
+
+    def evaluate(self, max_tokens: int | None) -> float:
+        """Validation loss, nats per token, over the same windows on both sides."""
+
+
+class Pygpt:
+    """pygpt's own trainer, as `python -m pygpt.train` builds it."""
+
+    def __init__(self, task: Task, directory: Path) -> None:
+        train, self._val = (TokenDataset(task.data, split) for split in ("train", "val"))
+        device = torch.device(task.device)
+        if device.type == "cpu":
+            keep_freed_memory()
+            use_physical_cores()
+        config = TrainConfig(**task.config)
+        model_config = config.model(padded_vocab_size(train.tokenizer.n_vocab))
+        config = dataclasses.replace(
+            config,
+            dtype=pick_dtype(task.dtype, device, config.n_embd),  # type: ignore[arg-type]
+            compile=task.compile,
+            impl=str(Implementations().resolve(device, model_config)),
+        )
+        torch.manual_seed(config.seed)
+        model = GPT(model_config, config.impl)
+        self._trainer = Trainer(
+            config, model.to(device), train, self._val, Run(directory), Peak(1.0, "not used")
+        )
+        self.description = f"{config.dtype}, {config.impl}"
+
+    def step(self) -> float:
+        loss = self._trainer.launch_step().loss.item()
+        self._trainer.step += 1
+        return loss
+
+    def evaluate(self, max_tokens: int | None) -> float:
+        return evaluate(self._trainer.model, self._val, max_tokens=max_tokens).loss
+
+
+class NanoGPT:
+    """nanoGPT's model and optimiser from its checkout, in the loop of its train.py restated."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._config = TrainConfig(**task.config)
+        torch.manual_seed(self._config.seed)
+        self._val = TokenDataset(task.data, "val")
+        shape = self._config.model(padded_vocab_size(self._val.tokenizer.n_vocab))
+        self._model, self._optimizer = nanogpt.build(
+            Path(task.nanogpt), shape, self._config, torch.device(task.device)
+        )
+        self._forward = torch.compile(self._model) if task.compile else self._model
+        self._step = 0
+        self.description = f"{task.dtype}{', compiled' if task.compile else ''}"
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self._task.dtype == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(torch.device(self._task.device).type, torch.bfloat16)
+
+    def _batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        c = self._config
+        assert c.micro_batch != "auto"
+        data = np.memmap(Path(self._task.data) / "train.bin", dtype=np.uint16, mode="r")
+        starts = torch.randint(len(data) - c.block_size, (c.micro_batch,))
+        rows = [data[i : i + c.block_size + 1].astype(np.int64) for i in starts]
+        both = torch.from_numpy(np.stack(rows)).to(self._task.device)
+        return both[:, :-1].contiguous(), both[:, 1:].contiguous()
+
+    def _rate(self) -> float:
+        c = self._config
+        if self._step < c.warmup_steps:
+            return c.learning_rate * (self._step + 1) / (c.warmup_steps + 1)
+        progress = min(1.0, (self._step - c.warmup_steps) / (c.max_steps - c.warmup_steps))
+        return c.min_lr + (c.learning_rate - c.min_lr) * (1 + math.cos(math.pi * progress)) / 2
+
+    def step(self) -> float:
+        c = self._config
+        assert c.micro_batch != "auto"
+        accumulation = c.accumulation(c.micro_batch)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate()
+        for _ in range(accumulation):
+            x, y = self._batch()
+            with self._autocast():
+                _, loss = self._forward(x, y)
+            (loss / accumulation).backward()
+        torch.nn.utils.clip_grad_norm_(self._model.parameters(), c.grad_clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._step += 1
+        return float(loss.item())
+
+    @torch.no_grad()
+    def evaluate(self, max_tokens: int | None) -> float:
+        block_size = self._config.block_size
+        windows = Windows.over(self._val, block_size, block_size, max_tokens)
+        nats = tokens = 0.0
+        self._model.eval()
+        for x, y in windows.batches(self._val, 8):
+            _, loss = self._model(x.to(self._task.device), y.to(self._task.device))
+            count = int((y >= 0).sum())
+            nats, tokens = nats + loss.item() * count, tokens + count
+        self._model.train()
+        return nats / tokens
+
+
+def peak_memory(device: str) -> int:
+    """Bytes: of the device's allocator, or of the whole process on a CPU."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def main() -> None:
+    """Build the side that the argument describes; then do as told."""
+    task = Task(**json.loads(sys.argv[1]))
+    with tempfile.TemporaryDirectory() as directory:
+        side = Pygpt(task, Path(directory)) if task.side == "pygpt" else NanoGPT(task)
+        answer({"ready": side.description})
+        for line in sys.stdin:
+            command = json.loads(line)
+            if "evaluate" in command:
+                answer({"val_loss": side.evaluate(command["evaluate"])})
+                continue
+            start = time.perf_counter()
+            losses = [side.step() for _ in range(command["steps"])]
+            seconds = time.perf_counter() - start
+            peak = peak_memory(task.device)
+            answer({"losses": losses, "seconds": seconds, "peak_memory": peak})
+
+
+def answer(fields: dict[str, Any]) -> None:
+    """One line of JSON."""
+    print(json.dumps(fields), flush=True)
+
+
+if __name__ == "__main__":
+    main()

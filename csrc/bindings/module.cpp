@@ -1,0 +1,110 @@
+// Python bindings of the compiled core: only this file and cpu_bindings.cpp know Python.
+// Their types are in pygpt/_C.pyi; what they mean is in the headers and in pygpt/data.py.
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "../data/batch_sampler.hpp"
+#include "../data/token_file.hpp"
+
+namespace py = pybind11;
+using namespace pygpt;
+
+namespace {
+
+// The memory of `array`, checked to be what fill() writes.
+std::int64_t* writable_rows(const char* name, py::array& array, const BatchSampler& sampler) {
+    const bool fits = py::isinstance<py::array_t<std::int64_t>>(array) && array.ndim() == 2 &&
+                      array.shape(0) == sampler.n_rows() &&
+                      array.shape(1) == sampler.block_size() && array.writeable() &&
+                      (array.flags() & py::array::c_style) != 0;
+    if (!fits) {
+        const std::string shape = py::str(array.attr("shape"));
+        const std::string dtype = py::str(array.dtype());
+        const bool contiguous = (array.flags() & py::array::c_style) != 0;
+        throw py::value_error("out: " + std::string(name) +
+                              " must be a writable C-contiguous int64 (" +
+                              std::to_string(sampler.n_rows()) + ", " +
+                              std::to_string(sampler.block_size()) + ") and is " +
+                              (array.writeable() ? "" : "read-only ") +
+                              (contiguous ? "" : "non-contiguous ") + dtype + " " + shape);
+    }
+    return static_cast<std::int64_t*>(array.mutable_data());
+}
+
+void fill_arrays(BatchSampler& sampler, std::int64_t step, py::array inputs, py::array targets,
+                 bool read_ahead) {
+    std::int64_t* to_inputs = writable_rows("x", inputs, sampler);
+    std::int64_t* to_targets = writable_rows("y", targets, sampler);
+    // Still under the GIL: one thread at a time, and no fork meanwhile.
+    if (read_ahead) sampler.read_ahead(step + 1);
+    const py::gil_scoped_release unlocked;
+    sampler.fill(step, to_inputs, to_targets);
+}
+
+py::array_t<std::int64_t> read_array(const TokenShards& shards, std::int64_t start,
+                                     std::int64_t length) {
+    // An impossible length is refused before memory is asked for it.
+    if (length < 0 || length > shards.n_tokens()) shards.read(start, length, nullptr);
+    py::array_t<std::int64_t> ids(length);
+    std::int64_t* out = ids.mutable_data();
+    const py::gil_scoped_release unlocked;
+    shards.read(start, length, out);
+    return ids;
+}
+
+}  // namespace
+
+void bind_cpu_ops(py::module_& m);  // cpu_bindings.cpp
+
+PYBIND11_MODULE(_C, m) {
+    m.doc() = "pygpt's compiled core; see pygpt.data";
+    bind_cpu_ops(m);
+
+    py::register_exception_translator([](std::exception_ptr pointer) {
+        try {
+            if (pointer) std::rethrow_exception(pointer);
+        } catch (const InputError& error) {
+            py::set_error(py::module_::import("pygpt.utils.errors").attr("InputError"), error.what());
+        }
+    });
+
+    py::class_<TokenFile>(m, "TokenFile")
+        .def_property_readonly("path", &TokenFile::path)
+        .def_property_readonly("format",
+                               [](const TokenFile& file) { return to_string(file.format()); })
+        .def_property_readonly("dtype",
+                               [](const TokenFile& file) { return to_string(file.id_type()); })
+        .def_property_readonly("n_tokens", &TokenFile::n_tokens)
+        .def_property_readonly("data_offset", &TokenFile::data_offset);
+
+    py::class_<TokenShards, std::shared_ptr<TokenShards>>(m, "TokenShards")
+        .def(py::init([](const std::vector<std::string>& paths, const std::string& raw_dtype) {
+                 return std::make_shared<TokenShards>(paths, parse_id_type(raw_dtype));
+             }),
+             py::arg("paths"), py::arg("raw_dtype"))
+        .def_property_readonly("n_tokens", &TokenShards::n_tokens)
+        .def_property_readonly("files", &TokenShards::files,
+                               py::return_value_policy::reference_internal)
+        .def("read", &read_array, py::arg("start"), py::arg("length"));
+
+    py::class_<BatchSampler>(m, "BatchSampler")
+        .def(py::init([](std::shared_ptr<TokenShards> shards, std::int64_t batch_size,
+                         std::int64_t block_size, std::uint64_t seed, std::int64_t rank,
+                         std::int64_t world_size, const std::string& sampling) {
+                 return std::make_unique<BatchSampler>(
+                     std::move(shards), SamplerOptions{batch_size, block_size, seed, rank,
+                                                       world_size, parse_sampling(sampling)});
+             }),
+             py::arg("shards"), py::arg("batch_size"), py::arg("block_size"), py::kw_only(),
+             py::arg("seed"), py::arg("rank"), py::arg("world_size"), py::arg("sampling"))
+        .def_property_readonly("tokens_per_epoch", &BatchSampler::tokens_per_epoch)
+        .def("fill", &fill_arrays, py::arg("step"), py::arg("inputs"), py::arg("targets"),
+             py::arg("read_ahead"));
+}

@@ -1,0 +1,105 @@
+"""``dataset.json``: what a dataset directory holds, written by prepare and read by everything else.
+
+::
+
+    {
+      "format": 1,
+      "tokenizer": {"name": "gpt2", "n_vocab": 50257, "end_of_text": 50256, "hash": "…"},
+      "dtype": "uint16",
+      "splits": {
+        "train": {
+          "documents": 698, "bytes": 11870345,
+          "shards": [{"file": "train.bin", "tokens": 5104123, "sha256": "…"}]
+        },
+        "val": {…}
+      },
+      "source": "the standard library of Python 3.11.7"
+    }
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from pygpt.tokenizers.info import TokenizerInfo
+from pygpt.utils.errors import InputError
+
+FILE_NAME = "dataset.json"
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardInfo:
+    """One file of token ids."""
+
+    file: str
+    tokens: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitInfo:
+    """The shards of one split, in order, and the text they came from."""
+
+    documents: int
+    bytes: int
+    """UTF-8 bytes of the text, end-of-text not counted."""
+    shards: tuple[ShardInfo, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Ids over all shards, end-of-text included."""
+        return sum(shard.tokens for shard in self.shards)
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """The whole of a ``dataset.json``."""
+
+    tokenizer: TokenizerInfo
+    dtype: str
+    splits: dict[str, SplitInfo]
+    source: str
+
+    def write(self, directory: Path) -> None:
+        """Write ``directory/dataset.json``."""
+        text = json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=2)
+        (directory / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, directory: Path) -> DatasetInfo:
+        """Read ``directory/dataset.json``.
+
+        Raises:
+            InputError: the file can't be read, is not valid JSON, or of another format.
+        """
+        path = directory / FILE_NAME
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            if fields.get("format") != FORMAT:
+                raise InputError(
+                    f"{path} has format {fields.get('format')!r} and this pygpt reads {FORMAT}; "
+                    "prepare the dataset anew"
+                )
+            return cls._from_fields(fields)
+        except InputError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{path} is damaged ({type(error).__name__}: {error}); prepare the dataset anew"
+            ) from error
+
+    @classmethod
+    def _from_fields(cls, fields: dict[str, Any]) -> DatasetInfo:
+        splits = {
+            name: SplitInfo(
+                documents=split["documents"],
+                bytes=split["bytes"],
+                shards=tuple(ShardInfo(**shard) for shard in split["shards"]),
+            )
+            for name, split in fields["splits"].items()
+        }
+        return cls(TokenizerInfo(**fields["tokenizer"]), fields["dtype"], splits, fields["source"])

@@ -1,0 +1,160 @@
+"""Loss of a model over a split: in nats per token, as perplexity, and in bits per byte of text."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pygpt.data import TokenDataset
+from pygpt.model import GPT
+from pygpt.tokenizers.base import load_tokenizer
+from pygpt.utils.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The result: sums over the targets that were read."""
+
+    nats: float
+    tokens: int
+    bytes: int
+    """Bytes of text that the targets stand for."""
+
+    @property
+    def loss(self) -> float:
+        """Cross-entropy, nats per token."""
+        return self.nats / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss); infinite where that is beyond a float."""
+        try:
+            return math.exp(self.loss)
+        except OverflowError:
+            return math.inf
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits per byte of text: comparable between tokenizers."""
+        return self.nats / math.log(2) / self.bytes
+
+    def __str__(self) -> str:
+        return (
+            f"loss {self.loss:.4f} nats/token, perplexity {self.perplexity:.2f}, "
+            f"{self.bits_per_byte:.4f} bits/byte"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """Which stretches of a split are read, and which targets of each count.
+
+    Window i covers the targets from i·stride + 1 to i·stride + block_size; all of the first one
+    count and the last `stride` of each other, so that every target counts once, with at least
+    block_size - stride tokens of context before it.
+    """
+
+    block_size: int
+    stride: int
+    indices: tuple[int, ...]
+
+    @classmethod
+    def over(
+        cls, dataset: TokenDataset, block_size: int, stride: int, max_tokens: int | None
+    ) -> Windows:
+        """The windows of a whole split, or about `max_tokens` targets spread evenly over it.
+
+        Raises:
+            InputError: the split is shorter than one window, or the stride is out of range.
+        """
+        if not 1 <= stride <= block_size:
+            raise InputError(f"stride must be in [1, block_size={block_size}], got {stride}")
+        targets = len(dataset) - 1
+        if targets < block_size:
+            raise InputError(
+                f"the {dataset.split} split has {len(dataset)} tokens and a window needs "
+                f"block_size + 1 = {block_size + 1}; use a smaller block_size or more text"
+            )
+        # The last window may reach beyond the end: it is read shorter.
+        n_all = 1 + -(-(targets - block_size) // stride)
+        n = n_all if max_tokens is None else min(n_all, max(1, max_tokens // stride))
+        return cls(block_size, stride, tuple(i * n_all // n for i in range(n)))
+
+    def batches(self, dataset: TokenDataset, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and targets (b, block_size), int64; a target that does not count is -1."""
+        for first in range(0, len(self.indices), batch_size):
+            rows = [self._row(dataset, i) for i in self.indices[first : first + batch_size]]
+            x, y = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
+            yield x, y
+
+    def _row(self, dataset: TokenDataset, i: int) -> tuple[np.ndarray, np.ndarray]:
+        start = i * self.stride
+        ids = dataset.window(start, min(self.block_size + 1, len(dataset) - start))
+        missing = self.block_size + 1 - len(ids)
+        x = np.pad(ids[:-1], (0, missing))
+        y = np.pad(ids[1:], (0, missing), constant_values=-1)
+        if i > 0:
+            y[: self.block_size - self.stride] = -1
+        return x, y
+
+
+@torch.no_grad()
+def evaluate(
+    model: GPT,
+    dataset: TokenDataset,
+    *,
+    block_size: int | None = None,
+    stride: int | None = None,
+    max_tokens: int | None = None,
+    batch_size: int = 8,
+    autocast: contextlib.AbstractContextManager[object] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Evaluate `model` on a split. Uses no random numbers: the same call gives the same figures.
+
+    Args:
+        model: on the device to use; its training mode is restored afterwards.
+        dataset: the split.
+        block_size: tokens a window; the model's when None.
+        stride: targets that count per window, block_size when None. A smaller stride gives every
+            token more context, at block_size/stride times the cost.
+        max_tokens: read about so many targets, spread evenly; all when None.
+        batch_size: windows at once.
+        autocast: context to run the model in.
+        progress: called with the windows done and to do after each batch.
+
+    Raises:
+        InputError: a split shorter than one window, or a stride or block_size out of range.
+    """
+    block_size = model.config.block_size if block_size is None else block_size
+    if not 1 <= block_size <= model.config.block_size:
+        raise InputError(
+            f"block_size={block_size}, and the model has {model.config.block_size} positions"
+        )
+    stride = block_size if stride is None else stride
+    windows = Windows.over(dataset, block_size, stride, max_tokens)
+    id_bytes = load_tokenizer(dataset.tokenizer).token_bytes()
+    device = model.wte.weight.device
+    nats, tokens, n_bytes, done = 0.0, 0, 0, 0
+    was_training = model.training
+    model.eval()
+    try:
+        with autocast or contextlib.nullcontext():
+            for x, y in windows.batches(dataset, batch_size):
+                loss = model.loss(x.to(device), y.to(device), reduction="none")
+                nats += loss.double().sum().item()
+                counted = y[y >= 0].numpy()
+                tokens += len(counted)
+                n_bytes += int(id_bytes[counted].sum())
+                done += len(x)
+                if progress:
+                    progress(done, len(windows.indices))
+    finally:
+        model.train(was_training)
+    return Evaluation(nats, tokens, n_bytes)

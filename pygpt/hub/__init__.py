@@ -1,0 +1,1 @@
+"""Hugging Face's GPT-2 layout, in and out."""

@@ -1,0 +1,273 @@
+"""What the machine can do: the device and number type to take, the peak that MFU divides by."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+import os
+import platform
+import re
+import time
+from pathlib import Path
+from typing import Literal
+
+import loky
+import torch
+
+from pygpt.planning import gpu_timing
+from pygpt.utils.errors import InputError
+
+DType = Literal["float32", "bfloat16"]
+
+BF16_WIDTH = 64
+"""n_embd from which a step on a CPU with bf16 instructions is not slower in bf16 than in fp32.
+
+Times as fast on one core with AMX, with 384 ids: 0.7 at 32 wide, 1.1 at 64, 1.5 at 128, 2.6 at 384;
+with GPT-2's ids 2.5 at 64 and at 128.
+"""
+
+# What makes another card of a name: one that is not listed then has no data sheet here.
+_VARIANTS = "Ti|SUPER|D|Laptop|NVL"
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """A GPU as its maker's data sheet has it."""
+
+    name: str
+    """Words of what `torch.cuda.get_device_name` says."""
+    tflops: float
+    """bf16 with fp32 accumulation, dense, TFLOP/s."""
+    memory_gib: int
+    gb_per_second: int
+
+    @property
+    def memory(self) -> int:
+        """Bytes."""
+        return self.memory_gib * 2**30
+
+    @property
+    def flops(self) -> float:
+        """Operations per second."""
+        return self.tflops * 1e12
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes per second."""
+        return self.gb_per_second * 1e9
+
+    def is_meant_by(self, name: str) -> bool:
+        """Whether `name` has this card's words, whole and in any case, and is no variant of it."""
+        words = rf"(?<!\w){re.escape(self.name)}(?!\w| (?:{_VARIANTS})\b)"
+        return re.search(words, name, re.IGNORECASE) is not None
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: {self.tflops:g} TFLOP/s bf16, {self.memory_gib} GiB, "
+            f"{self.gb_per_second} GB/s (data sheet)"
+        )
+
+
+# A longer name stands before a shorter one that it begins with.
+CARDS = (
+    Card("RTX 3090", 71.0, 24, 936),
+    Card("RTX 4060 Ti", 44.1, 8, 288),
+    Card("RTX 4060", 30.2, 8, 272),
+    Card("RTX 4070 Ti SUPER", 88.2, 16, 672),
+    Card("RTX 4070 Ti", 80.2, 12, 504),
+    Card("RTX 4070 SUPER", 71.0, 12, 504),
+    Card("RTX 4070", 58.3, 12, 504),
+    Card("RTX 4080", 97.5, 16, 717),
+    Card("RTX 4090", 165.2, 24, 1008),
+    Card("A100-SXM4-80GB", 312.0, 80, 2039),
+    Card("A100 80GB PCIe", 312.0, 80, 1935),
+    Card("A100", 312.0, 40, 1555),
+    Card("H100 PCIe", 756.0, 80, 2000),
+    Card("H100", 989.0, 80, 3350),
+    Card("H200", 989.0, 141, 4800),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Peak:
+    """A rate and where it comes from."""
+
+    flops: float
+    """Operations per second."""
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.flops / 1e12:.3g} TFLOP/s ({self.source})"
+
+
+def start_device(name: str) -> torch.device:
+    """`pick_device` for a command that computes on it; a CPU gets a thread on each core."""
+    device = pick_device(name)
+    if device.type == "cpu":
+        use_physical_cores()
+    return device
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `name` means; "auto" is a GPU if there is one.
+
+    A GPU that is picked becomes the current one: events, streams and memory figures that name no
+    device are then those of the GPU at work, with "cuda:1" too.
+
+    Raises:
+        InputError: no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"there is no device {name!r}; try auto, cpu, cuda or cuda:1") from error
+    try:
+        torch.empty(0, device=device).tolist()  # not on "meta", which has no memory
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"device {name!r} can't be used here ({reason}); try auto or cpu"
+        ) from error
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    return device
+
+
+def pick_dtype(name: DType | Literal["auto"], device: torch.device, width: int) -> DType:
+    """The type of GEMM inputs; "auto" takes bfloat16 where the device has instructions for it.
+
+    It asks the device and measures nothing: the same command on the same machine always gives the
+    same run.
+
+    Args:
+        name: "auto", "float32" or "bfloat16".
+        device: where the model runs.
+        width: n_embd. On a CPU "auto" takes float32 below BF16_WIDTH.
+    """
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_bf16 = device.type == "cpu" and width >= BF16_WIDTH and _cpu_has_bf16()
+    return "bfloat16" if has_bf16 else "float32"
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether bf16 GEMMs are faster than fp32 here: elsewhere they are emulated, many times slower.
+
+    On ARM, where it depends on the build of PyTorch, no gain is known, and the answer is no.
+    """
+    has = torch.cpu.get_capabilities()
+    return any(has.get(instructions, False) for instructions in ("amx_bf16", "avx512_bf16"))
+
+
+@functools.cache
+def peak_flops(device: torch.device, dtype: torch.dtype) -> Peak:
+    """The rate to hold a training step against: the card's data sheet, or a GEMM measured once."""
+    if device.type == "cuda" and dtype == torch.bfloat16:
+        card = card_of(device)
+        if card:
+            return Peak(card.flops, f"{card.name}, bf16, data sheet")
+    short, size = {torch.float32: ("fp32", 4096), torch.bfloat16: ("bf16", 8192)}[dtype]
+    if device.type != "cuda":
+        size = 1024
+    rate = gemm_rate(device, dtype, size)
+    return Peak(rate, f"{short} GEMM of {size}³ measured on this machine")
+
+
+def card_of(device: torch.device) -> Card | None:
+    """The entry of CARDS for a CUDA device; None for one that is not listed."""
+    name = torch.cuda.get_device_name(device)
+    return next((card for card in CARDS if card.is_meant_by(name)), None)
+
+
+def named_card(name: str) -> Card:
+    """The entry of CARDS that `name` means, in any case, with or without "NVIDIA GeForce".
+
+    Raises:
+        InputError: there is none, with those there are.
+    """
+    for card in CARDS:
+        if card.is_meant_by(name):
+            return card
+    raise InputError(
+        f"no data of a card {name!r}; there are {', '.join(card.name for card in CARDS)}"
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """The model of the card, or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:  # not Linux
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, "") or platform.processor() or platform.machine()
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a program can still take: of the GPU's memory, or of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except FileNotFoundError:  # not Linux: all there is
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    kib = next(line.split()[1] for line in text.splitlines() if line.startswith("MemAvailable:"))
+    return int(kib) * 1024
+
+
+def gemm_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
+    """Operations per second of a product of two (size, size) matrices.
+
+    The best of at least 10: whatever else runs on the machine only ever makes it slower.
+    """
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    if device.type == "cuda":
+        seconds = min(gpu_timing.milliseconds(lambda: a @ b)) / 1e3
+        del a, b
+        torch.cuda.empty_cache()  # `free_memory` asks the driver, which counts the cache as taken
+    else:
+        seconds = min(_seconds_of_product(a, b) for _ in range(15))
+    return 2 * size**3 / seconds
+
+
+def _seconds_of_product(a: torch.Tensor, b: torch.Tensor) -> float:
+    start = time.perf_counter()
+    (a @ b)[0, 0].item()  # reading one number waits for a device that isn't the CPU
+    return time.perf_counter() - start
+
+
+def use_physical_cores() -> int:
+    """Have PyTorch and the native ops run one thread on each core; the number of threads.
+
+    Cores are those this process may use, by its affinity and its container's quota, which PyTorch
+    does not look at; a core's second hyper-thread would only share its arithmetic units. The
+    sampler's thread needs no core of its own: it works for microseconds a step. The environment
+    variable OMP_NUM_THREADS has the last word.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(loky.cpu_count(only_physical_cores=True))
+    return torch.get_num_threads()
+
+
+def keep_freed_memory() -> bool:
+    """Have the C library keep freed memory for the next step; False where it isn't glibc.
+
+    glibc gives each block of more than 32 MB back at once and asks for it again in the next step,
+    and the system clears every page anew: a cast of 19 M numbers to bf16 takes 62 ms into such
+    memory and 4 ms into memory used before (2 virtual cores). Once called it holds for the life of
+    the process, whose resident size stays at its peak.
+    """
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "gnu_get_libc_version"):
+        return False
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
+    settings = ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 256 << 20))
+    return all(libc.mallopt(option, value) == 1 for option, value in settings)

@@ -1,0 +1,196 @@
+"""A checkpoint on disk: a directory that Hugging Face loads, plus what training needs to go on.
+
+::
+
+    step-00000500/
+      config.json             the model's shape, its tokenizer, its kernels
+      generation_config.json  ids that are never sampled
+      model.safetensors       weights, fp32
+      optimizer.safetensors   AdamW's moments, by parameter
+      trainer.json            step, validation loss, checksum of the text
+
+It is written beside, flushed and renamed: a directory with this name is whole. Random numbers need
+no state: batches and dropout are functions of the seed and the step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from pygpt.hub import huggingface
+from pygpt.model import GPT
+from pygpt.ops.dispatch import launch_table
+from pygpt.tokenizers.info import TokenizerInfo
+from pygpt.utils.errors import InputError
+from pygpt.utils.files import sync
+
+logger = logging.getLogger(__name__)
+
+_PREFIX = "step-"
+_PARTIAL = ".partial-"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainerState:
+    """Where training stands."""
+
+    step: int
+    """Optimiser steps done."""
+    val_loss: float | None
+    """Validation loss of these weights, nats per token, where it was measured."""
+    train_checksum: str | None = None
+    """`TokenDataset.checksum` of the train split; older checkpoints lack it."""
+
+
+def save(
+    directory: Path,
+    model: GPT,
+    optimizer: torch.optim.Optimizer,
+    tokenizer: TokenizerInfo,
+    state: TrainerState,
+) -> Path:
+    """Write the checkpoint of one step below `directory`; return its path.
+
+    Raises:
+        InputError: it could not be written (a full disk). Nothing of it is left and older
+            checkpoints are untouched.
+    """
+    final = directory / f"{_PREFIX}{state.step:08d}"
+    partial = directory / f"{_PARTIAL}{final.name}"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        safetensors.torch.save_file(
+            huggingface.to_tensors(model), partial / "model.safetensors", metadata={"format": "pt"}
+        )
+        safetensors.torch.save_file(
+            _optimizer_tensors(model, optimizer), partial / "optimizer.safetensors"
+        )
+        _write_json(partial / "config.json", huggingface.to_config(model, tokenizer))
+        _write_json(
+            partial / "generation_config.json",
+            huggingface.to_generation_config(model.config, tokenizer),
+        )
+        _write_json(partial / "trainer.json", dataclasses.asdict(state))
+        for path in (*partial.iterdir(), partial):
+            sync(path)
+        _delete(final)  # the same step again, after a resume
+        partial.rename(final)
+        sync(directory)
+    except (OSError, safetensors.SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise InputError(
+            f"the checkpoint of step {state.step} could not be written to {directory} ({error}); "
+            "older checkpoints are untouched. Make room and go on with --resume"
+        ) from error
+    return final
+
+
+def _write_json(path: Path, fields: dict[str, Any]) -> None:
+    path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+
+
+def _optimizer_tensors(model: GPT, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}/{key}": value.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state[parameter].items()
+    }
+
+
+def load_training(
+    path: Path, model: GPT, optimizer: torch.optim.Optimizer, tokenizer: TokenizerInfo
+) -> TrainerState:
+    """Put a checkpoint's weights and moments into `model` and `optimizer`; return where it stood.
+
+    Raises:
+        InputError: a damaged checkpoint, or one of another model or tokenizer.
+    """
+    file = path / "optimizer.safetensors"
+    try:
+        loaded, stored_tokenizer = huggingface.load(path)
+        tensors = huggingface.read_tensors(file)
+    except InputError as error:
+        raise InputError(f"{error}; {_way_out(path)}") from error
+    if stored_tokenizer != tokenizer:
+        raise InputError(
+            f"{path} was trained on ids of the tokenizer {stored_tokenizer.name!r}, and the "
+            f"dataset holds ids of {tokenizer.name!r}; give the --data it was trained on"
+        )
+    if loaded.config != dataclasses.replace(model.config, dropout=loaded.config.dropout):
+        raise InputError(f"{path} holds {loaded.config}, and this run trains {model.config}")
+    _compare_launch_tables(huggingface.stored_launch_table(path), launch_table(model.impl))
+    model.load_state_dict(loaded.state_dict())
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state[parameter].items():
+            stored = tensors.get(f"{name}/{key}")
+            if stored is None or stored.shape != value.shape:
+                raise InputError(f"{file} has no {name}/{key} of this model; {_way_out(path)}")
+            value.copy_(stored)
+    return read_state(path)
+
+
+def _compare_launch_tables(before: str | None, now: str | None) -> None:
+    """Say so if a resumed run sums in another order than it did."""
+    if before and now and before != now:
+        logger.warning(
+            "the checkpoint was trained with the launch table %s, and this start takes %s: sums in "
+            "another order, so the run is not to the last bit what it would have been",
+            before,
+            now,
+        )
+
+
+def read_state(path: Path) -> TrainerState:
+    """The ``trainer.json`` of a checkpoint.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    file = path / "trainer.json"
+    try:
+        return TrainerState(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{file} is missing or damaged ({error}); {_way_out(path)}") from error
+
+
+def _way_out(path: Path) -> str:
+    return f"delete or move {path}, then --resume takes the checkpoint before it"
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """The checkpoints below `directory`, oldest first."""
+    paths = directory.glob(f"{_PREFIX}*")
+    return sorted(path for path in paths if path.is_dir() and path.name[len(_PREFIX) :].isdecimal())
+
+
+def prune(directory: Path, keep: int) -> None:
+    """Delete all but the `keep` newest checkpoints and the one with the lowest validation loss."""
+    paths = list_checkpoints(directory)
+    losses = {path: read_state(path).val_loss for path in paths}
+    measured = {path: loss for path, loss in losses.items() if loss is not None}
+    best = min(measured, key=lambda path: measured[path]) if measured else None
+    for path in paths[:-keep]:
+        if path != best:
+            _delete(path)
+
+
+def _delete(path: Path) -> None:
+    """Delete a checkpoint, if it is there, such that it is never seen half deleted."""
+    if path.exists():
+        shutil.rmtree(path.rename(path.with_name(f"{_PARTIAL}deleted-{path.name}")))
+
+
+def remove_partial(directory: Path) -> None:
+    """Delete what a killed process left half written or half deleted."""
+    for path in directory.glob(f"{_PARTIAL}*"):
+        shutil.rmtree(path)

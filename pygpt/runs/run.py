@@ -1,0 +1,258 @@
+"""A run's directory: where its configuration, metrics and checkpoints lie.
+
+::
+
+    runs/stdlib-cpu-20260131-101500/
+      config.toml     every value of the configuration, as `--config` reads it
+      run.json        versions and machine, one entry a start
+      metrics.jsonl   one object a step
+      lock            held by the process that trains
+      checkpoints/    see `pygpt.runs.checkpoint`
+      tensorboard/    when TensorBoard is installed
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from pygpt.config.train import TrainConfig, read_toml
+from pygpt.hub import huggingface
+from pygpt.model import GPT
+from pygpt.planning.hardware import device_name
+from pygpt.runs import checkpoint
+from pygpt.tokenizers.info import TokenizerInfo
+from pygpt.utils import cli
+from pygpt.utils.errors import InputError
+from pygpt.utils.files import replace_text
+
+RUNS = Path("runs")
+
+
+class Run:
+    """The directory of one run. Building the object touches nothing on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "config.toml"
+        self.metrics_file = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+
+    @property
+    def started(self) -> bool:
+        """Whether a run lives here."""
+        return os.path.exists(self.config_file)  # unlike Path.exists, False where one may not look
+
+    @property
+    def last_written(self) -> float:
+        """When a step was last recorded, in seconds since 1970."""
+        metrics = self.metrics_file
+        return os.stat(metrics if metrics.exists() else self.config_file).st_mtime
+
+    def config(self) -> TrainConfig:
+        """The configuration it was started with."""
+        return TrainConfig(**read_toml(self.config_file))
+
+    def newest_checkpoint(self) -> Path | None:
+        """The newest whole checkpoint, or None before the first."""
+        paths = checkpoint.list_checkpoints(self.checkpoints)
+        return paths[-1] if paths else None
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the directory, and hold it for this process alone.
+
+        Raises:
+            InputError: it can't be written, or another process trains in it.
+        """
+        with self.writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / "lock").open("w")
+        with file:
+            self._lock(file)
+            yield
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around all that writes below the directory: an InputError where the system refuses."""
+        try:
+            yield
+        except OSError as error:
+            way_out = "mend that and go on with --resume, or " if self.started else ""
+            raise InputError(
+                f"the run directory {self.path} can't be written ({error}); {way_out}give another "
+                "--out"
+            ) from error
+
+    def open(self, config: TrainConfig, device: torch.device, step: int) -> None:
+        """Create or reopen the directory for training from `step` on.
+
+        Metrics of later steps, which a killed run may have left, go: those steps are done again.
+
+        Raises:
+            InputError: a file in it is damaged or can't be written.
+        """
+        with self.writing():
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            checkpoint.remove_partial(self.checkpoints)
+            self._keep_metrics_before(step)
+            self._record_start(device, step)
+        self.write_config(config)  # last, since it is what makes the directory a run
+
+    def write_config(self, config: TrainConfig) -> None:
+        """Make `config` the one that a resumed run starts with."""
+        with self.writing():
+            replace_text(self.config_file, config.as_toml())
+
+    def append_metrics(self, fields: dict[str, Any]) -> None:
+        """Add one line to ``metrics.jsonl``."""
+        with self.writing(), self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(fields) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Every whole line of ``metrics.jsonl``; the last may be cut where a run was killed.
+
+        Raises:
+            InputError: a line is damaged.
+        """
+        if not self.metrics_file.exists():
+            return []
+        lines = self.metrics_file.read_bytes().split(b"\n")[:-1]
+        return [self._metrics_of(line, number) for number, line in enumerate(lines, 1)]
+
+    def _lock(self, file: TextIO) -> None:
+        """Take the system's lock of a file; it goes with its process, however that ends."""
+        with self.writing():
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"another process is training in {self.path}; wait for it or stop it, or give "
+                    "another --out"
+                ) from error
+
+    def _metrics_of(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            fields: dict[str, Any] = json.loads(line)
+            int(fields["step"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{self.metrics_file} is damaged in line {number} ({type(error).__name__}: "
+                f"{error}); delete that line"
+            ) from error
+        return fields
+
+    def _keep_metrics_before(self, step: int) -> None:
+        lines = [json.dumps(line) + "\n" for line in self.read_metrics() if line["step"] <= step]
+        replace_text(self.metrics_file, "".join(lines))
+
+    def _record_start(self, device: torch.device, step: int) -> None:
+        path = self.path / "run.json"
+        try:
+            starts = json.loads(path.read_bytes()) if path.exists() else []
+            starts = [*starts, describe_environment(device) | {"step": step}]
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path} is damaged ({error}); delete or move it") from error
+        replace_text(path, json.dumps(starts, indent=2) + "\n")
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """Machine, versions and time: what a figure means nothing without."""
+    described: dict[str, Any] = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "device": device_name(device),
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        described["architecture"] = f"sm_{properties.major}{properties.minor}"
+        described["memory_gib"] = round(properties.total_memory / 2**30, 1)
+    else:
+        described["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+    return described | {
+        "threads": torch.get_num_threads(),
+        "pygpt": metadata.version("pygpt-trainer"),
+        "commit": _git_commit(),
+        "torch": torch.__version__,
+        "triton": _version_of_triton(),
+        "python": platform.python_version(),
+    }
+
+
+def _version_of_triton() -> str | None:
+    try:
+        return metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of the source this runs from; None for an installed copy."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def runs_below(root: Path) -> list[Run]:
+    """The runs in a directory, the one that wrote last at the end."""
+    found = [run for path in root.glob("*") if (run := Run(path)).started]
+    return sorted(found, key=lambda run: run.last_written)
+
+
+def newest_run(root: Path = RUNS) -> Run:
+    """The run below `root` that wrote last.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = runs_below(root)
+    if not found:
+        raise InputError(
+            f"no run in {root.absolute()}; give the directory of one, or train one with "
+            f"{cli.command('train')}"
+        )
+    return found[-1]
+
+
+def load_model(
+    path: Path | None, device: torch.device, *, impl: str = "auto"
+) -> tuple[GPT, TokenizerInfo, Path]:
+    """Load a model for use, in fp32.
+
+    Args:
+        path: a run (its newest checkpoint), a checkpoint, or a directory in Hugging Face's GPT-2
+            layout; None is the newest run.
+        device: where the model goes.
+        impl: implementations of the ops; see `pygpt.ops`.
+
+    Returns:
+        The model, its tokenizer, and the directory the weights came from.
+
+    Raises:
+        InputError: there is no model there, it is damaged, or `impl` can't run it on this device.
+    """
+    run = newest_run() if path is None else Run(path)
+    directory = run.path
+    if run.started:
+        newest = run.newest_checkpoint()
+        if newest is None:
+            resume = cli.command("train", "--resume", "--out", run.path)
+            raise InputError(f"{run.path} has no checkpoint yet; {resume}")
+        directory = newest
+    model, tokenizer = huggingface.load(directory, device, impl=impl)
+    return model, tokenizer, directory

@@ -1,0 +1,177 @@
+"""What training shows: a live bar on a terminal, lines elsewhere, TensorBoard where installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
+
+from pygpt.config import GPTConfig, TrainConfig
+from pygpt.data import TokenDataset
+from pygpt.evaluation.loss import Evaluation
+from pygpt.planning.hardware import Peak, device_name
+from pygpt.runs.run import Run
+from pygpt.training.trainer import StepReport
+from pygpt.utils import cli
+from pygpt.utils.cli import say
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+logger = logging.getLogger(__name__)
+
+
+class Output:
+    """stdout until it can't be written, then nothing: that is no reason to stop training.
+
+    A reader may leave (`| head`), a terminal may be closed, a disk may be full.
+    """
+
+    def __init__(self) -> None:
+        self._stream = sys.stdout
+
+    def write(self, text: str) -> int:
+        """Write, or go silent."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._go_silent(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush, or go silent."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._go_silent(error)
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else a stream has."""
+        return getattr(self._stream, name)
+
+    def _go_silent(self, error: OSError) -> None:
+        cli.discard_output(self._stream)
+        logger.warning(
+            "the output can't be written any more (%s): training goes on in silence, and Ctrl-C "
+            "still stops and saves it",
+            error.strerror,
+        )
+
+
+def describe(
+    console: Console,
+    config: TrainConfig,
+    model_config: GPTConfig,
+    train_split: TokenDataset,
+    peak: Peak,
+) -> None:
+    """Say what is going to be trained, on what, and how."""
+    n_params = model_config.n_params(positions=False)
+    name = device_name(torch.device(config.device))
+    total = config.max_steps * config.batch_tokens
+    accumulation = config.accumulation(int(config.micro_batch))
+    say(
+        console,
+        f"{config.preset}: {config.n_layer} layers, {config.n_head} heads, {config.n_embd} wide, "
+        f"context {config.block_size}: {n_params / 1e6:.2f} M parameters (positions not counted)",
+    )
+    say(
+        console,
+        f"data: {train_split.path}, {len(train_split):,} tokens ({train_split.tokenizer.name}); "
+        f"{config.max_steps} steps of {config.batch_tokens:,} are {total / len(train_split):.2f} "
+        "epochs",
+    )
+    say(
+        console,
+        f"on {name}, {config.dtype}, {accumulation} × {config.micro_batch} sequences a step"
+        f"{', compiled' if config.compile else ''}; {config.impl}",
+    )
+    say(console, f"MFU is the share of {peak}")
+
+
+class Display:
+    """Shows training: a live bar on a terminal, lines elsewhere; TensorBoard where installed."""
+
+    def __init__(self, console: Console, run: Run, config: TrainConfig, step: int) -> None:
+        self._console = console
+        self._run = run
+        self._config = config
+        self._start = time.perf_counter()
+        self._first_step = step + 1
+        digits = len(str(config.max_steps))
+        self._progress = Progress(
+            # Where the terminal is narrow the bar shrinks, then the text; the count never does.
+            TextColumn(
+                f"step {{task.completed:>{digits}}}/{config.max_steps}",
+                table_column=Column(no_wrap=True, min_width=len("step /") + 2 * digits),
+            ),
+            BarColumn(None, table_column=Column(max_width=40)),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_interactive,
+        )
+        self._task = self._progress.add_task("", total=config.max_steps, completed=step)
+        self._tensorboard: SummaryWriter | None = None
+
+    def __enter__(self) -> Display:
+        if importlib.util.find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            with self._run.writing():
+                self._tensorboard = SummaryWriter(
+                    self._run.path / "tensorboard", purge_step=self._first_step
+                )
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+        if self._tensorboard:
+            with self._run.writing():
+                self._tensorboard.close()
+
+    @property
+    def seconds(self) -> float:
+        """Since training began."""
+        return time.perf_counter() - self._start
+
+    def note(self, text: str) -> None:
+        """One line above the bar."""
+        say(self._console, text)
+
+    def on_step(self, report: StepReport) -> None:
+        """Show a step."""
+        text = (
+            f"loss {report.train_loss:.4f}  lr {report.lr:.2e}  "
+            f"{report.tokens_per_second:,.0f} tokens/s  MFU {report.mfu:.1%}"
+        )
+        self._progress.update(self._task, completed=report.step, description=text)
+        if not self._console.is_interactive and report.step % self._config.log_interval == 0:
+            left = self._progress.tasks[0].time_remaining or 0
+            text += f"  {timedelta(seconds=round(left))} left"
+            self.note(f"step {report.step}/{self._config.max_steps}  {text}")
+        if not self._tensorboard:
+            return
+        with self._run.writing():
+            for name, value in report.fields().items():
+                if name not in ("step", "tokens"):
+                    self._tensorboard.add_scalar(name, value, report.step)
+
+    def on_evaluation(self, step: int, evaluation: Evaluation) -> None:
+        """Show an evaluation."""
+        self.note(f"step {step}: validation {evaluation}")
+
+    def on_checkpoint(self, path: Path) -> None:
+        """Show a checkpoint."""
+        self.note(f"saved {path}")

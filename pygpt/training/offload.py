@@ -1,0 +1,173 @@
+"""AdamW on the host: fp32 weights and moments in the machine's memory, not in the GPU's.
+
+Of a parameter's 16 bytes AdamW needs all, once a step; forward and backward need its weight and add
+to its gradient, in every micro-batch. So the device holds those and the host holds the rest::
+
+    device   weights of linear layers in bf16, all others (embeddings, norms, biases) in fp32;
+             the sums of their gradients in fp32
+    host     all weights in fp32, which are the ones that are updated, and AdamW's two moments
+
+(Ren et al. 2021, "ZeRO-Offload", sections 3 and 4, for one device and without delayed updates.)
+
+Nothing of the arithmetic changes: a weight in bf16 is what autocast would make of the fp32 weight
+in every micro-batch, its gradient comes in bf16 either way, and both ways micro-batches are summed
+in fp32. On a CPU a run is the same to the last bit with and without this.
+
+Gradients and weights pass through pinned memory part by part, a part being an embedding or a block:
+while one is updated, the next is on its way.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+from pygpt.config import TrainConfig
+from pygpt.model import GPT
+from pygpt.training.optimizer import Updater, clip_gradients, set_learning_rate
+
+Part = list[tuple[nn.Parameter, nn.Parameter]]
+"""Parameters that travel together: each on the device and on the host."""
+
+
+class OffloadedUpdater(Updater):
+    """AdamW over fp32 weights on the host, with the interface of `Updater`.
+
+    Args:
+        model: on the device, in fp32, to be trained under bf16 autocast. The weights of its linear
+            layers become bf16 here, and no gradient stays in a parameter's `grad`.
+        config: the run.
+    """
+
+    def __init__(self, model: GPT, config: TrainConfig) -> None:
+        super().__init__(_copy_to_host(model), config)
+        self._model = model
+        self._device = model.wte.weight.device
+        self._parts = _parts(model, self.weights)
+        self._sums: dict[Tensor, Tensor] = {}
+        """Gradients of the micro-batches so far, by the device's parameter, in fp32."""
+        self._drop_from_device()
+        in_gemms = {m.weight for m in model.modules() if isinstance(m, nn.Linear)}
+        for parameter, host in itertools.chain(*self._parts):
+            dtype = torch.bfloat16 if parameter in in_gemms else torch.float32
+            parameter.data = torch.empty_like(host, dtype=dtype, device=self._device)
+            parameter.grad_dtype = None  # bf16 as it comes from a backward, fp32 in `step`
+            parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                self._add_gradient
+            )
+            self._sums[parameter] = torch.zeros_like(host, device=self._device)
+        self.publish()
+        largest = max(sum(host.numel() for _, host in part) for part in self._parts)
+        self._slots = [_Slot(largest, self._device) for _ in range(2)]
+
+    def step(self, lr: float) -> Tensor:
+        """See `Updater.step`. It waits for the gradients, and so for the step's backward."""
+        for parameter, total in self._sums.items():
+            parameter.grad = total
+        norm = clip_gradients(self._model.parameters(), self._grad_clip)
+        set_learning_rate(self.adamw, lr)
+        slots = itertools.cycle(self._slots)
+        current = next(slots)
+        current.fetch(self._parts[0])
+        for upcoming in (*self._parts[1:], None):
+            following = next(slots)
+            if upcoming:
+                following.fetch(upcoming)
+            current.hand_over()
+            self.adamw.step()  # passes over parameters without a gradient: all but this part's
+            current.send()
+            current = following
+        self.zero_grad()
+        return norm
+
+    def zero_grad(self) -> None:
+        """See `Updater.zero_grad`. The sums keep their memory: it is never asked for again."""
+        for parameter, total in self._sums.items():
+            parameter.grad = None
+            total.zero_()
+
+    def publish(self) -> None:
+        """See `Updater.publish`."""
+        with torch.no_grad():
+            for parameter, host in itertools.chain(*self._parts):
+                parameter.copy_(host)
+
+    def release(self) -> None:
+        """See `Updater.release`."""
+        self._drop_from_device()
+        for parameter, host in itertools.chain(*self._parts):
+            parameter.data = host.data.to(self._device)
+
+    def _add_gradient(self, parameter: Tensor) -> None:
+        """One pass over memory; autograd's own sum would first make an fp32 copy."""
+        assert parameter.grad is not None
+        self._sums[parameter] += parameter.grad
+        parameter.grad = None
+
+    def _drop_from_device(self) -> None:
+        """Free weights and sums before others come, which else would have to lie in gaps."""
+        self._sums.clear()
+        for parameter in self._model.parameters():
+            parameter.grad = None
+            parameter.data = parameter.data.new_empty(0)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+class _Slot:
+    """Pinned memory that one part passes through: its gradients in, its new weights out.
+
+    All copies of a step are in one stream, in the order of the calls. That is what makes two slots
+    safe: when a part's gradients have arrived, the weights that left the same slot before are gone.
+    """
+
+    def __init__(self, elements: int, device: torch.device) -> None:
+        cuda = device.type == "cuda"
+        self._memory = torch.empty(elements, pin_memory=cuda)
+        self._arrived = torch.cuda.Event() if cuda else None  # type: ignore[no-untyped-call]
+        self._part: Part = []
+        self._places: tuple[Tensor, ...] = ()
+
+    def fetch(self, part: Part) -> None:
+        """Start to copy the gradients of `part` here."""
+        self._part = part
+        sizes = [host.numel() for _, host in part]
+        self._places = torch.split(self._memory[: sum(sizes)], sizes)
+        for (parameter, _), place in zip(part, self._places, strict=True):
+            assert parameter.grad is not None
+            place.view_as(parameter).copy_(parameter.grad, non_blocking=True)
+        if self._arrived:
+            self._arrived.record()
+
+    def hand_over(self) -> None:
+        """Wait for the gradients and make them the host's."""
+        if self._arrived:
+            self._arrived.synchronize()
+        for (_, host), place in zip(self._part, self._places, strict=True):
+            host.grad = place.view_as(host)
+
+    @torch.no_grad()
+    def send(self) -> None:
+        """Start to copy the host's weights to the device, from where their gradients were."""
+        for (parameter, host), place in zip(self._part, self._places, strict=True):
+            host.grad = None
+            weight = place.view(parameter.dtype)[: host.numel()].view_as(parameter)
+            parameter.copy_(weight.copy_(host), non_blocking=True)
+
+
+def _copy_to_host(model: GPT) -> GPT:
+    with torch.device("meta"):  # no memory for initial weights that are replaced at once
+        weights = GPT(model.config, model.impl)
+    state = {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+    weights.load_state_dict(state, assign=True)
+    return weights
+
+
+def _parts(model: GPT, weights: GPT) -> list[Part]:
+    on_device, on_host = ([each.wte, each.wpe, *each.h, each.ln_f] for each in (model, weights))
+    return [
+        list(zip(module.parameters(), host.parameters(), strict=True))
+        for module, host in zip(on_device, on_host, strict=True)
+    ]

@@ -1,0 +1,167 @@
+"""Tuning, with a stand-in for the clock: what is tried, what wins, what is refused."""
+
+from __future__ import annotations
+
+import collections
+import math
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from pygpt import tune
+from pygpt.kernels import launch
+from pygpt.planning import gpu_timing
+from pygpt.utils.errors import InputError
+from tests.helpers.parity import DEVICE
+
+SMALL = tune.TuneConfig(head_size=16, width=32, positions=8, batch=1, vocab=100, dtype="float16")
+
+
+def test_every_kernel_is_tried_and_the_fastest_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = launch.Launch(64, 32, 8, 3)
+    tried: dict[launch.Key, set[launch.Launch]] = {}
+
+    def clock(key: launch.Key, entry: launch.Launch, call: tune.Call) -> float:
+        if key not in tried:
+            call()  # the built-in entry first: the call must run
+        tried.setdefault(key, set()).add(entry)
+        return 1.0 if entry == best else 2.0
+
+    monkeypatch.setattr(tune, "_milliseconds", clock)
+    *so_far, winners = [dict(each) for each in tune._tune(SMALL, DEVICE, math.inf)]
+    launch.use_table(None)
+
+    assert len(so_far) == 9
+    assert list(so_far[1].values()) == [best] * 2  # the table after two operators
+    architecture = launch.architecture(DEVICE)
+    sixteen_bit = {k for k in launch.TABLE if k.architecture == architecture and k.bits == 16}
+    assert {key.op for key in tried} == {key.op for key in sixteen_bit}
+    assert set(tried) <= sixteen_bit
+    assert all(len(entries) > 10 for entries in tried.values())
+    assert {key.op for key in winners} == {
+        "attention_forward", "attention_dkdv", "attention_dq"
+    }  # fmt: skip
+    assert set(winners.values()) == {best}
+
+    path = tmp_path / "table.json"
+    launch.write_table(path, winners, "here")
+    launch.use_table(path)
+    assert (
+        launch.find("attention_dq", 16, torch.empty(1, device=DEVICE, dtype=torch.float16)) == best
+    )
+    launch.use_table(None)
+
+
+def test_little_time_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    tried: list[launch.Key] = []
+
+    def clock(key: launch.Key, entry: launch.Launch, call: tune.Call) -> float:
+        nonlocal now
+        now += 1.0
+        tried.append(key)
+        return 1.0
+
+    monkeypatch.setattr(tune, "_milliseconds", clock)
+    monkeypatch.setattr(tune, "time", types.SimpleNamespace(monotonic=lambda: now))
+    assert not any(tune._tune(SMALL, DEVICE, end=50.0))
+    launch.use_table(None)
+    counts = collections.Counter(tried)
+    assert len(counts) == 10
+    assert all(4 <= count <= 7 for count in counts.values()), counts
+
+
+def test_no_operator_is_begun_after_the_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+
+    def clock(key: launch.Key, entry: launch.Launch, call: tune.Call) -> float:
+        nonlocal now
+        now += 100.0
+        return 1.0
+
+    monkeypatch.setattr(tune, "_milliseconds", clock)
+    monkeypatch.setattr(tune, "time", types.SimpleNamespace(monotonic=lambda: now))
+    assert list(tune._tune(SMALL, DEVICE, end=50.0)) == [{}]
+    assert "the time is over: attention_dkdv, " in capsys.readouterr().out
+
+
+class _Calls(Exception):
+    pass
+
+
+def test_a_configuration_that_the_card_cannot_hold_never_wins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from triton.runtime.errors import OutOfResources, PTXASError
+
+    key = launch.Key("sm_89", "gelu_forward", 0, 16)
+    errors = iter((OutOfResources(2, 1, "shared memory"), PTXASError("registers"), _Calls()))
+
+    def milliseconds(call: tune.Call) -> list[float]:
+        raise next(errors)
+
+    monkeypatch.setattr(gpu_timing, "milliseconds", milliseconds)
+    assert tune._milliseconds(key, launch.TABLE[key], list) == math.inf
+    assert tune._milliseconds(key, launch.TABLE[key], list) == math.inf
+    with pytest.raises(_Calls):
+        tune._milliseconds(key, launch.TABLE[key], list)
+    launch.use_table(None)
+
+
+@pytest.fixture
+def a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A Card")
+
+
+@pytest.mark.usefixtures("a_card")
+def test_stopping_loses_no_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    best, key = launch.Launch(64, 32, 8, 3), launch.Key("sm_89", "attention_dq", 64, 16)
+
+    def stopped(*_: object) -> Iterator[dict[launch.Key, launch.Launch]]:
+        yield {key: best}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tune.cli, "parse", lambda *args, **kwargs: tune.TuneConfig())
+    monkeypatch.setattr(tune, "_tune", stopped)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        tune.main()
+    launch.use_table(tmp_path / "pygpt" / "launch-A-Card.json")
+    assert launch._tuned == {key: best}
+    launch.use_table(None)
+
+
+@pytest.mark.usefixtures("a_card")
+def test_a_place_that_cannot_be_written_is_refused_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    config = tune.TuneConfig(out=tmp_path / "file" / "table.json")
+    monkeypatch.setattr(tune.cli, "parse", lambda *args, **kwargs: config)
+    with pytest.raises(InputError, match="can't be written to .*table.json .*--out"):
+        tune.main()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (tune.TuneConfig(seconds=0.0), "--seconds 0.0 is no time to tune in"),
+        (tune.TuneConfig(head_size=0), "--head-size must be above 0, not 0"),
+        (tune.TuneConfig(vocab=-1), "--vocab must be above 0, not -1"),
+        (tune.TuneConfig(width=100), "--width 100 is no multiple of --head-size 64"),
+        (tune.TuneConfig(), "tuning measures a CUDA device, and this machine has none"),
+    ],
+)
+def test_refusals(config: tune.TuneConfig, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune.cli, "parse", lambda *args, **kwargs: config)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=message):
+        tune.main()
