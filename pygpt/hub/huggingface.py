@@ -6,6 +6,7 @@ The layout itself, as pure functions, is `pygpt.hub.layout`.
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +15,14 @@ from torch import Tensor
 
 from pygpt.config import GPTConfig
 from pygpt.hub import layout
-from pygpt.hub.layout import to_generation_config
-from pygpt.hub.stored import StoredTensors, read_tensors
-from pygpt.hub.tokenizer_files import identify
+from pygpt.hub.stored import StoredTensors
+from pygpt.hub.tokenizer_files import identify, tokenizer_files
 from pygpt.model import GPT
 from pygpt.ops.dispatch import Implementations, launch_table
+from pygpt.tokenizers.base import load_tokenizer
 from pygpt.tokenizers.info import TokenizerInfo
 from pygpt.utils.errors import InputError
 from pygpt.utils.json_file import read_object
-
-__all__ = [
-    "load",
-    "load_into",
-    "read_config",
-    "read_tensors",
-    "stored_launch_table",
-    "to_config",
-    "to_generation_config",
-    "to_tensors",
-]
 
 CPU = torch.device("cpu")
 
@@ -41,6 +31,25 @@ def to_config(model: GPT, tokenizer: TokenizerInfo) -> dict[str, Any]:
     """The ``config.json`` of a checkpoint."""
     stored = {"impl": str(model.impl), "launch_table": launch_table(model.impl)}
     return layout.to_config(model.config, tokenizer, stored)
+
+
+def describing_files(model: GPT, tokenizer: TokenizerInfo) -> dict[str, str]:
+    """File name → content of all that a model directory holds beside its weights.
+
+    Raises:
+        InputError: this installation has no such tokenizer.
+    """
+    block_size = model.config.block_size
+    return {
+        "config.json": json_text(to_config(model, tokenizer)),
+        "generation_config.json": json_text(layout.to_generation_config(model.config, tokenizer)),
+        **tokenizer_files(load_tokenizer(tokenizer), block_size),
+    }
+
+
+def json_text(fields: dict[str, Any]) -> str:
+    """A JSON object as the text of a file."""
+    return json.dumps(fields, indent=2) + "\n"
 
 
 def to_tensors(model: GPT) -> dict[str, Tensor]:

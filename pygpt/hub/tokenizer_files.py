@@ -57,7 +57,7 @@ def _vocabulary_files(name: str) -> Mapping[str, str]:
     """The files that hold the vocabulary, built once a process: every checkpoint writes them."""
     tokenizer = get_tokenizer(name)
     end = tokenizer.info.end_of_text
-    vocab = {token: index for index, token in enumerate(token_strings(tokenizer))}
+    vocab = _ids(tokenizer)
     merges = gpt2_merges() if name == "gpt2" else []
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     fields: dict[str, Any] = {
@@ -128,21 +128,21 @@ def gpt2_merges() -> list[str]:
 
 
 def identify(directory: Path, vocab_size: int) -> TokenizerInfo:
-    """The tokenizer of a directory that pygpt did not write: GPT-2's, or it is refused.
+    """The tokenizer of a directory whose ``config.json`` does not name one of pygpt's.
 
     Raises:
-        InputError: its vocabulary is not GPT-2's, or there is none and the number of ids is not.
+        InputError: its vocabulary is none of pygpt's, or it has none and not GPT-2's number of ids.
     """
     gpt2 = get_tokenizer("gpt2")
     vocab = _read_vocabulary(directory)
     if vocab is not None:
-        ids = {token: index for index, token in enumerate(token_strings(gpt2))}
-        if vocab != ids:
-            raise InputError(
-                f"the vocabulary in {directory} is not GPT-2's: {_first_difference(vocab, ids)}; "
-                "pygpt reads models of its own tokenizers and of GPT-2's"
-            )
-        return gpt2.info
+        for tokenizer in (gpt2, get_tokenizer("bytes")):
+            if vocab == _ids(tokenizer):
+                return tokenizer.info
+        raise InputError(
+            f"the vocabulary in {directory} is not GPT-2's: {_first_difference(vocab, _ids(gpt2))};"
+            " pygpt reads models of GPT-2's tokenizer and of its own"
+        )
     if not gpt2.info.n_vocab <= vocab_size < gpt2.info.n_vocab + 128:
         raise InputError(
             f"{directory} names no tokenizer, and its {vocab_size} ids are not GPT-2's "
@@ -150,6 +150,10 @@ def identify(directory: Path, vocab_size: int) -> TokenizerInfo:
         )
     logger.info("%s has no tokenizer files: taken as GPT-2's by its number of ids", directory)
     return gpt2.info
+
+
+def _ids(tokenizer: Tokenizer) -> dict[str, int]:
+    return {token: index for index, token in enumerate(token_strings(tokenizer))}
 
 
 def _read_vocabulary(directory: Path) -> dict[str, int] | None:

@@ -5,6 +5,7 @@
     step-00000500/
       config.json             the model's shape, its tokenizer, its kernels
       generation_config.json  ids that are never sampled
+      tokenizer.json …        the tokenizer, as others read it (`pygpt.hub.tokenizer_files`)
       model.safetensors       weights, fp32
       optimizer.safetensors   AdamW's moments, by parameter
       trainer.json            step, validation loss, checksum of the text
@@ -20,13 +21,13 @@ import json
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
 
 from pygpt.hub import huggingface
+from pygpt.hub.stored import read_tensors
 from pygpt.model import GPT
 from pygpt.ops.dispatch import launch_table
 from pygpt.tokenizers.info import TokenizerInfo
@@ -75,12 +76,10 @@ def save(
         safetensors.torch.save_file(
             _optimizer_tensors(model, optimizer), partial / "optimizer.safetensors"
         )
-        _write_json(partial / "config.json", huggingface.to_config(model, tokenizer))
-        _write_json(
-            partial / "generation_config.json",
-            huggingface.to_generation_config(model.config, tokenizer),
-        )
-        _write_json(partial / "trainer.json", dataclasses.asdict(state))
+        files = huggingface.describing_files(model, tokenizer)
+        files["trainer.json"] = huggingface.json_text(dataclasses.asdict(state))
+        for name, text in files.items():
+            (partial / name).write_text(text, encoding="utf-8")
         for path in (*partial.iterdir(), partial):
             sync(path)
         _delete(final)  # the same step again, after a resume
@@ -93,10 +92,6 @@ def save(
             "older checkpoints are untouched. Make room and go on with --resume"
         ) from error
     return final
-
-
-def _write_json(path: Path, fields: dict[str, Any]) -> None:
-    path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
 
 def _optimizer_tensors(model: GPT, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -118,7 +113,7 @@ def load_training(
     file = path / "optimizer.safetensors"
     try:
         loaded, stored_tokenizer = huggingface.load(path)
-        tensors = huggingface.read_tensors(file)
+        tensors = read_tensors(file)
     except InputError as error:
         raise InputError(f"{error}; {_way_out(path)}") from error
     if stored_tokenizer != tokenizer:

@@ -15,7 +15,7 @@ import torch
 
 from pygpt.data import writer
 from pygpt.data.corpora.text import TextFiles
-from pygpt.hub import huggingface
+from pygpt.hub.stored import read_tensors
 from pygpt.runs import checkpoint
 from pygpt.runs.run import Run
 from pygpt.training import trainer
@@ -37,7 +37,7 @@ def losses(run: Run) -> list[tuple[int, float]]:
 def weights(run: Run) -> dict[str, torch.Tensor]:
     newest = run.newest_checkpoint()
     assert newest
-    return huggingface.read_tensors(newest / "model.safetensors")
+    return read_tensors(newest / "model.safetensors")
 
 
 def assert_equal_runs(a: Run, b: Run) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from pygpt import train
 from pygpt.config import GPTConfig, TrainConfig
-from pygpt.hub import huggingface
+from pygpt.hub.stored import read_tensors
 from pygpt.model import GPT
 from pygpt.runs.run import Run
 from pygpt.training.offload import OffloadedUpdater
@@ -40,7 +40,7 @@ def assert_equal_runs(a: Run, b: Run) -> None:
 def stored(run: Run, file: str) -> dict[str, torch.Tensor]:
     newest = run.newest_checkpoint()
     assert newest
-    return huggingface.read_tensors(newest / file)
+    return read_tensors(newest / file)
 
 
 # On a CPU both ways compute with the same operations in the same order. What differs is where
