@@ -12,14 +12,14 @@ import dataclasses
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from pygpt.config import GPTConfig
 from pygpt.tokenizers.info import TokenizerInfo
 from pygpt.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def from_hf(tensors: Mapping[str, Tensor], config: GPTConfig) -> dict[str, Tenso
             the token embedding.
     """
     stored = match({name: tuple(tensor.shape) for name, tensor in tensors.items()}, config)
-    if HEAD in stored and not torch.equal(tensors[stored[HEAD]], tensors[stored["wte.weight"]]):
+    if HEAD in stored and not tensors[stored[HEAD]].equal(tensors[stored["wte.weight"]]):
         raise InputError(describe_untied_head())
     state = {}
     for name in shapes(config):
