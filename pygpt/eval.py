@@ -19,7 +19,8 @@ from pygpt.data import TokenDataset
 from pygpt.evaluation.loss import Evaluation, evaluate
 from pygpt.model import GPT
 from pygpt.planning.hardware import start_device
-from pygpt.runs.run import Run, load_model
+from pygpt.runs.models import load_model
+from pygpt.runs.run import Run
 from pygpt.tokenizers.info import TokenizerInfo
 from pygpt.utils import cli
 from pygpt.utils.errors import InputError

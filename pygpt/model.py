@@ -7,6 +7,7 @@ than one implementation is called through `pygpt.ops`.
 from __future__ import annotations
 
 import math
+import os
 from typing import cast
 
 import torch
@@ -164,6 +165,25 @@ class GPT(nn.Module):
         for name, parameter in self.named_parameters():
             if name.endswith("c_proj.weight"):
                 nn.init.normal_(parameter, std=INIT_STD / math.sqrt(2 * config.n_layer))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        device: str | torch.device = "cpu",
+        impl: str = "auto",
+        revision: str | None = None,
+    ) -> GPT:
+        """The model of a run, a directory, or the Hub ("gpt2"), in eval mode; see `pygpt.load`.
+
+        Raises:
+            InputError: there is no such model, it is damaged or a variant that pygpt does not run.
+        """
+        from pygpt.runs.models import load
+
+        model, _ = load(name, device=device, impl=impl, revision=revision)
+        return model
 
     @staticmethod
     def _init_weights(module: nn.Module) -> None:

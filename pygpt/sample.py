@@ -12,7 +12,7 @@ import tyro
 
 from pygpt.inference.generation import Sampling, stream_text
 from pygpt.planning.hardware import start_device
-from pygpt.runs.run import load_model
+from pygpt.runs.models import load_model
 from pygpt.tokenizers.base import load_tokenizer
 from pygpt.utils import cli
 from pygpt.utils.errors import InputError, check_seed

@@ -17,6 +17,8 @@ ROOMS = (
 ).split()
 DOORS = {"__init__", "__main__"}  # what users see first: they name rooms lazily
 SEES_C = {"data", "ops"}
+# GPT.from_pretrained, which nanoGPT's users look for on the class, resolves names as pygpt.load.
+EXCEPTIONS = {("model.py", "runs.models")}
 
 
 def room(module: str) -> str:
@@ -52,6 +54,8 @@ def test_a_room_imports_only_from_the_left(path: Path) -> None:
         return
     own = room(location(path))
     for name in imported(path):
+        if (location(path), name) in EXCEPTIONS:
+            continue
         theirs = room(name)
         assert theirs != "commands", f"{location(path)} imports the command pygpt.{name}"
         assert ROOMS.index(theirs) <= ROOMS.index(own), (

@@ -28,11 +28,8 @@ from typing import Any, TextIO
 import torch
 
 from pygpt.config.train import TrainConfig, read_toml
-from pygpt.hub import huggingface
-from pygpt.model import GPT
 from pygpt.planning.hardware import device_name
 from pygpt.runs import checkpoint
-from pygpt.tokenizers.info import TokenizerInfo
 from pygpt.utils import cli
 from pygpt.utils.errors import InputError
 from pygpt.utils.files import replace_text
@@ -227,32 +224,3 @@ def newest_run(root: Path = RUNS) -> Run:
             f"{cli.command('train')}"
         )
     return found[-1]
-
-
-def load_model(
-    path: Path | None, device: torch.device, *, impl: str = "auto"
-) -> tuple[GPT, TokenizerInfo, Path]:
-    """Load a model for use, in fp32.
-
-    Args:
-        path: a run (its newest checkpoint), a checkpoint, or a directory in Hugging Face's GPT-2
-            layout; None is the newest run.
-        device: where the model goes.
-        impl: implementations of the ops; see `pygpt.ops`.
-
-    Returns:
-        The model, its tokenizer, and the directory the weights came from.
-
-    Raises:
-        InputError: there is no model there, it is damaged, or `impl` can't run it on this device.
-    """
-    run = newest_run() if path is None else Run(path)
-    directory = run.path
-    if run.started:
-        newest = run.newest_checkpoint()
-        if newest is None:
-            resume = cli.command("train", "--resume", "--out", run.path)
-            raise InputError(f"{run.path} has no checkpoint yet; {resume}")
-        directory = newest
-    model, tokenizer = huggingface.load(directory, device, impl=impl)
-    return model, tokenizer, directory

@@ -1,0 +1,98 @@
+"""From what a user names to a model: a run, a checkpoint, a model directory, a model on the Hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pygpt.hub.download import model_directory
+from pygpt.runs.run import Run, newest_run
+from pygpt.utils import cli
+from pygpt.utils.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from pygpt.model import GPT
+    from pygpt.tokenizers.base import Tokenizer
+    from pygpt.tokenizers.info import TokenizerInfo
+
+
+def locate(name: str | os.PathLike[str] | None, revision: str | None = None) -> Path:
+    """The directory that holds a model's ``config.json`` and weights.
+
+    Args:
+        name: a run (its newest checkpoint), a checkpoint, a directory in Hugging Face's GPT-2
+            layout, "gpt2" and its sizes, or OWNER/NAME on the Hub; None is the newest run.
+        revision: a branch, tag or commit on the Hub.
+
+    Raises:
+        InputError: there is no such model, it can't be downloaded, or the run has no checkpoint.
+    """
+    run = newest_run() if name is None else Run(Path(name))
+    if not run.started:
+        return model_directory(str(name), revision)
+    newest = run.newest_checkpoint()
+    if newest is None:
+        resume = cli.command("train", "--resume", "--out", run.path)
+        raise InputError(f"{run.path} has no checkpoint yet; {resume}")
+    return newest
+
+
+def load_model(
+    name: str | os.PathLike[str] | None, device: torch.device, *, impl: str = "auto"
+) -> tuple[GPT, TokenizerInfo, Path]:
+    """Load a model in fp32.
+
+    Args:
+        name: see `locate`.
+        device: where the model goes.
+        impl: implementations of the ops; see `pygpt.ops`.
+
+    Returns:
+        The model, its tokenizer, and the directory the weights came from.
+
+    Raises:
+        InputError: there is no model there, it is damaged, or `impl` can't run it on this device.
+    """
+    from pygpt.hub import huggingface
+
+    directory = locate(name)
+    model, tokenizer = huggingface.load(directory, device, impl=impl)
+    return model, tokenizer, directory
+
+
+def load(
+    name: str | os.PathLike[str],
+    *,
+    device: str | torch.device = "cpu",
+    impl: str = "auto",
+    revision: str | None = None,
+) -> tuple[GPT, Tokenizer]:
+    """A model and its tokenizer, ready to use: fp32, in eval mode.
+
+    ::
+
+        model, tokenizer = pygpt.load("runs/mine")
+        ids = torch.tensor([tokenizer.encode("The future of AI is")])
+        logits, _ = model(ids)
+
+    Args:
+        name: a run, a checkpoint, a directory in Hugging Face's GPT-2 layout, "gpt2" and its
+            sizes, or OWNER/NAME on the Hub.
+        device: where the model goes.
+        impl: implementations of the ops; see `pygpt.ops`.
+        revision: a branch, tag or commit on the Hub.
+
+    Raises:
+        InputError: there is no such model, it is damaged or a variant that pygpt does not run.
+    """
+    import torch
+
+    from pygpt.hub import huggingface
+    from pygpt.tokenizers.base import load_tokenizer
+
+    directory = locate(name, revision)
+    model, info = huggingface.load(directory, torch.device(device), impl=impl)
+    return model.eval(), load_tokenizer(info)
