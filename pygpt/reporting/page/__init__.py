@@ -1,0 +1,1 @@
+"""The report as a page, as Markdown, and on the terminal."""

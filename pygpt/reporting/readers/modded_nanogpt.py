@@ -1,0 +1,41 @@
+"""modded-nanogpt's logs: ``step:125/1750 val_loss:… train_time:…ms step_avg:…ms``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pygpt.reporting.readers.lines import read_lines
+from pygpt.reporting.runlog import LogBuilder
+
+NAME = "modded-nanogpt log"
+
+_LINE = re.compile(r"step:(\d+)/(\d+) (train_loss|val_loss|loss):(\S+)(?:.*?step_avg:([\d.]+)ms)?")
+
+
+def matches(path: Path, head: str) -> bool:
+    """A line of a step; the log begins with the source of the program, which can be long."""
+    if any(_LINE.match(line) for line in head.splitlines()):
+        return True
+    return "modded-nanogpt" in head or ("torch._dynamo" in head and "=====" in head)
+
+
+def read(path: Path, log: LogBuilder) -> None:
+    """Losses of both splits, and the mean time of a step."""
+    for line in read_lines(path):
+        if not line.startswith("step:"):
+            continue
+        found = _LINE.match(line)
+        try:
+            if not found:
+                raise ValueError("another kind of line")
+            step, loss = int(found[1]), float(found[4])
+        except ValueError:
+            log.skipped += "loss:" in line
+            continue
+        log.fact("max_steps", int(found[2]), "log")
+        if found[3] == "val_loss":
+            log.validation(step, loss)
+        else:
+            columns = {"seconds": float(found[5]) / 1e3} if found[5] else {}
+            log.train(step, loss, **columns)

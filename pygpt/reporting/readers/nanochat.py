@@ -1,0 +1,64 @@
+"""nanochat's base_train: ``step 00010/21400 (0.05%) | loss: … | dt: …ms | tok/sec: … | mfu: …``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pygpt.reporting.readers.lines import read_lines
+from pygpt.reporting.runlog import LogBuilder
+
+NAME = "nanochat stdout"
+
+_STEP = re.compile(r"step (\d+)/(\d+) .*?\| loss: ([^\s|]+)(.*)")
+_FIELD = re.compile(r"\| ([a-z /]+): ([\d.,]+)")
+_EVALUATION = re.compile(r"Step (\d+) \| Validation (bpb|loss): (\S+)")
+_FACTS = {
+    "Total batch size": "batch_tokens",
+    "num_layers": "n_layer",
+    "model_dim": "n_embd",
+    "num_heads": "n_head",
+    "Vocab size": "vocab_size",
+    "Number of parameters": "n_params",
+}
+_FACT = re.compile(rf"({'|'.join(_FACTS)}): ([\d,]+)")
+
+
+def matches(path: Path, head: str) -> bool:
+    """A line of a step."""
+    return any(_STEP.match(line) for line in head.splitlines())
+
+
+def read(path: Path, log: LogBuilder) -> None:
+    """Training loss, times and rates; validation in bits per byte is kept apart from the losses."""
+    for line in read_lines(path):
+        if found := _STEP.match(line):
+            _add_step(found, log)
+        elif found := _EVALUATION.match(line):
+            step, unit, value = int(found[1]), found[2], float(found[3])
+            if unit == "loss":
+                log.validation(step, value)
+            else:
+                log.val_bits_per_byte[step] = value
+        elif line.startswith("step "):
+            log.skipped += 1
+        elif found := _FACT.search(line):
+            log.fact(_FACTS[found[1]], int(found[2].replace(",", "")), "log")
+
+
+def _add_step(found: re.Match[str], log: LogBuilder) -> None:
+    log.fact("max_steps", int(found[2]), "log")
+    fields = {key: float(value.replace(",", "")) for key, value in _FIELD.findall(found[4])}
+    columns = {}
+    if "dt" in fields:
+        columns["seconds"] = fields["dt"] / 1e3
+    if "tok/sec" in fields:
+        columns["tokens_per_second"] = fields["tok/sec"]
+    if "mfu" in fields:
+        columns["mfu"] = fields["mfu"] / 100
+    if "grad norm" in fields:
+        columns["grad_norm"] = fields["grad norm"]
+    try:
+        log.train(int(found[1]), float(found[3]), **columns)
+    except ValueError:
+        log.skipped += 1
