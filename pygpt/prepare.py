@@ -17,7 +17,9 @@ from typing import Literal
 from tyro.conf import Positional
 
 from pygpt.data import writer
-from pygpt.data.corpora.text import Corpus, Stdlib, TextFiles
+from pygpt.data.corpora.base import Corpus
+from pygpt.data.corpora.stdlib import Stdlib
+from pygpt.data.corpora.text import TextFiles
 from pygpt.data.manifest import DatasetInfo
 from pygpt.utils import cli
 from pygpt.utils.errors import InputError

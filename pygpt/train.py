@@ -29,7 +29,8 @@ from pygpt.planning.hardware import (
 from pygpt.planning.memory import Plan
 from pygpt.runs import checkpoint
 from pygpt.runs.run import Run
-from pygpt.tokenizers.base import ByteTokenizer, load_tokenizer
+from pygpt.tokenizers.base import load_tokenizer
+from pygpt.tokenizers.bytes import ByteTokenizer
 from pygpt.training.display import Display, Output, describe
 from pygpt.training.flags import read_command_line, resume_command
 from pygpt.training.optimizer import learning_rate

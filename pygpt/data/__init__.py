@@ -4,5 +4,5 @@ from pygpt.utils.lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
-    {"TokenDataset": "pygpt.data.dataset", "BatchSampler": "pygpt.data.dataset"},
+    {"TokenDataset": "pygpt.data.dataset", "BatchSampler": "pygpt.data.sampler"},
 )

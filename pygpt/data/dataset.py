@@ -1,14 +1,12 @@
-"""Token datasets and the batches that come from them.
+"""`TokenDataset`: one split of a dataset directory, memory-mapped and checked.
 
-`TokenDataset` is one split of a dataset directory: shards of token ids, mapped read-only and
-checked against the vocabulary. `BatchSampler` says which windows of it make batch k. Both are faces
-of the compiled core, ``pygpt._C``; its sources are in ``csrc/``.
+The compiled core maps the shards; its source is ``csrc/data/token_file.cpp``.
 
 Example::
 
     dataset = TokenDataset("data/stdlib", split="train")
     sampler = BatchSampler(dataset, batch_size=12, block_size=1024, seed=1)
-    x, y = sampler.batch(0)  # (12, 1024) each; y is x one token on
+    x, y = sampler.batch(0)  # (12, 1024) each; y is x shifted by one token
 """
 
 from __future__ import annotations
@@ -18,24 +16,20 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pygpt import _C
 from pygpt.data.manifest import FILE_NAME, DatasetInfo, ShardInfo
 from pygpt.data.verify import ShardScan, first_id_from, scan_shards
 from pygpt.tokenizers.info import TokenizerInfo
-from pygpt.utils.errors import InputError, check_seed
+from pygpt.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 # Ids that show whether a shard without a header is of uint16, and how many are enough to tell.
 _SAMPLE_IDS, _FEWEST_IDS = 4096, 64
-
-Buffer = TypeVar("Buffer", torch.Tensor, NDArray[np.int64])
 
 
 class TokenDataset:
@@ -168,112 +162,6 @@ class TokenDataset:
                 "another type or of another tokenizer: prepare the dataset again"
             )
         return scans
-
-
-class BatchSampler:
-    """Which windows of a dataset make batch k: a pure function of (dataset, seed, step).
-
-    Any step can be asked for at any time and in any order; nothing has to be saved to resume.
-
-    - ``sampling="permutation"``: an epoch visits the split's windows, side by side, in an order
-      computed from (seed, epoch), so that every token but those at the two edges is a target once.
-      Where the first window starts is drawn for each epoch, so the borders move.
-    - ``sampling="random"``: every window starts anywhere, drawn with replacement, as nanoGPT does.
-
-    Several ranks see the same global batch: rank r of w gets its rows r·B/w to (r + 1)·B/w.
-
-    Args:
-        dataset: the split to read.
-        batch_size: sequences in the global batch B, over all ranks.
-        block_size: positions T in a sequence.
-        seed: 0 to 2⁶⁴ - 1.
-        rank: which part of the batch this process takes.
-        world_size: in how many parts the batch is taken.
-        sampling: "permutation" or "random".
-        read_ahead: while a batch is used, a thread brings the pages of the next step into memory.
-            What a batch holds can't depend on it.
-
-    Attributes:
-        tokens_per_epoch: targets in one pass over the split.
-
-    Raises:
-        InputError: a split shorter than one window, a batch that the ranks can't share evenly, a
-            rank outside the world, or an unknown sampling.
-    """
-
-    def __init__(
-        self,
-        dataset: TokenDataset,
-        batch_size: int,
-        block_size: int,
-        *,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        sampling: str = "permutation",
-        read_ahead: bool = True,
-    ) -> None:
-        check_seed(seed)
-        self._core = _C.BatchSampler(
-            dataset.shards,
-            batch_size,
-            block_size,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            sampling=sampling,
-        )
-        self._shape = (batch_size // world_size, block_size)
-        self._read_ahead = read_ahead
-        self.tokens_per_epoch = self._core.tokens_per_epoch
-
-    @overload
-    def batch(self, step: int, out: None = None) -> tuple[torch.Tensor, torch.Tensor]: ...
-
-    @overload
-    def batch(self, step: int, out: tuple[Buffer, Buffer]) -> tuple[Buffer, Buffer]: ...
-
-    def batch(self, step: int, out: tuple[Any, Any] | None = None) -> tuple[Any, Any]:
-        """The inputs and targets of one step.
-
-        Args:
-            step: the global batch's number, from 0.
-            out: x and y to fill instead of new tensors: CPU tensors (pinned or not) or NumPy
-                arrays, int64, C-contiguous, of the shape below.
-
-        Returns:
-            x and y, int64, (batch_size / world_size, block_size) each, y one token on; those of
-            `out` when it was given.
-
-        Raises:
-            InputError: a negative step.
-            ValueError: `out` does not fit.
-        """
-        if out is None:
-            out = (
-                torch.empty(self._shape, dtype=torch.int64),
-                torch.empty(self._shape, dtype=torch.int64),
-            )
-        x, y = out
-        self._core.fill(step, _as_array("x", x), _as_array("y", y), self._read_ahead)
-        return x, y
-
-
-def _as_array(name: str, buffer: object) -> NDArray[np.int64]:
-    """The NumPy face of a caller's buffer; the compiled core checks that it fits."""
-    if isinstance(buffer, np.ndarray):
-        return buffer
-    if not isinstance(buffer, torch.Tensor):
-        raise ValueError(
-            f"out: {name} must be a torch tensor or a NumPy array and is a {type(buffer).__name__}"
-        )
-    if buffer.device.type != "cpu":
-        raise ValueError(
-            f"out: {name} must be in CPU memory and is on {buffer.device}; fill a pinned CPU "
-            "tensor and copy it with non_blocking=True"
-        )
-    array: NDArray[np.int64] = buffer.detach().numpy()
-    return array
 
 
 def _checksum(scans: Sequence[ShardScan]) -> str:

@@ -26,7 +26,8 @@ from rich import progress
 from rich.console import Console
 
 from pygpt.data import manifest
-from pygpt.data.corpora.text import Corpus, Document, Stdlib, split
+from pygpt.data.corpora.base import Corpus, Document, split
+from pygpt.data.corpora.stdlib import Stdlib
 from pygpt.data.manifest import DatasetInfo, ShardInfo, SplitInfo
 from pygpt.tokenizers.base import Tokenizer, get_tokenizer
 from pygpt.utils.errors import InputError, check_seed
@@ -64,7 +65,7 @@ def prepare(
         out: the directory to make.
         tokenizer: "gpt2" or "bytes".
         val_fraction: share of documents for the val split, in (0, 1); see
-            `pygpt.data.corpora.text.split`.
+            `pygpt.data.corpora.base.split`.
         seed: decides which documents those are.
         workers: threads that encode; None takes one for each CPU this process may use.
 

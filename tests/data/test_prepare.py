@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from pygpt.data import writer
-from pygpt.data.corpora import text as corpora_text
-from pygpt.data.corpora.text import Document, Stdlib, TextFiles, split
+from pygpt.data.corpora import base as corpora_base
+from pygpt.data.corpora.base import Document, split
+from pygpt.data.corpora.stdlib import Stdlib
+from pygpt.data.corpora.text import TextFiles
 from pygpt.data.manifest import DatasetInfo
 from pygpt.data.writer import prepare
 from pygpt.prepare import Options, main, report
@@ -112,7 +114,7 @@ def test_blocks_and_threads_change_no_id(
     for name, document in split(documents, 0.3, seed=1):
         expected[name] += [*whole.encode(str(files[document.name])), whole.info.end_of_text]
     for block_bytes, workers in [(1 << 20, 2), (13, 1), (100, 3)]:
-        monkeypatch.setattr(corpora_text, "BLOCK_BYTES", block_bytes)
+        monkeypatch.setattr(corpora_base, "BLOCK_BYTES", block_bytes)
         out = tmp_path / f"out-{block_bytes}"
         prepare(
             TextFiles((tmp_path / "text",)),
@@ -230,7 +232,7 @@ def test_a_document_too_short_to_cut(tmp_path: Path, text: str) -> None:
 def test_encoding_problems_are_named(
     tmp_path: Path, content: bytes, offset: int, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpora_text, "BLOCK_BYTES", 64)  # some of these straddle two chunks
+    monkeypatch.setattr(corpora_base, "BLOCK_BYTES", 64)  # some of these straddle two chunks
     write(tmp_path, {"good.txt": "good", "bad.txt": content})
     out = tmp_path / "out"
     with pytest.raises(InputError, match=rf"bad\.txt .*\b{offset}\b") as caught:
@@ -318,7 +320,7 @@ def test_ctrl_c_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path, {"text.txt": "a line of text\n" * 1000})
-    monkeypatch.setattr(corpora_text, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(corpora_base, "BLOCK_BYTES", 1000)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["prepare", "text", "text.txt", "--out", "out"])
     write_block, written = writer._SplitWriter.write, []

@@ -13,7 +13,7 @@ import tiktoken.load
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pygpt.tokenizers import base as module
+from pygpt.tokenizers import gpt2 as module
 from pygpt.tokenizers.base import StreamDecoder, get_tokenizer, last_safe_break, load_tokenizer
 from pygpt.utils.errors import InputError
 
