@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pygpt import _C
+from pygpt.data.corpora import CORPUS_NAMES
 from pygpt.data.manifest import FILE_NAME, DatasetInfo, ShardInfo
 from pygpt.data.verify import ShardScan, first_id_from, scan_shards
 from pygpt.tokenizers.info import TokenizerInfo
@@ -28,8 +30,16 @@ from pygpt.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# Ids that show whether a shard without a header is of uint16, and how many are enough to tell.
-_SAMPLE_IDS, _FEWEST_IDS = 4096, 64
+# Ids of a shard without a header that are read to tell uint16 from uint32, and how many are enough.
+_SAMPLE_IDS, _ENOUGH_IDS = 4096, 64
+
+# GPT-2's text reaches ids of this size within so many tokens: (n_tokens, id). In Shakespeare and in
+# Python's standard library the longest run of ids below 256 was 68 tokens, below 32,000 it was
+# 1,111. Character vocabularies stay below the first id, LLaMA's 32,000 below the second.
+_GPT2_REACHES = ((1_000, 256), (20_000, 32_000))
+
+# Split names that people give files; `TokenDataset` refuses a file that bears two of them.
+_SPLIT_WORDS = frozenset({"train", "val", "valid", "validation", "dev", "test", "eval"})
 
 
 class TokenDataset:
@@ -37,8 +47,8 @@ class TokenDataset:
 
     The directory holds a ``dataset.json`` (``python -m pygpt.prepare`` writes one), which names the
     shards and the tokenizer. Without one, the shards are nanoGPT's ``train.bin`` and ``val.bin``,
-    or else ``*train*.bin``, or else ``*train*.npy`` by name, and the ids are taken as GPT-2's; a
-    warning says so.
+    or else all ``.bin`` or all ``.npy`` files whose name has the split's name as a whole word
+    (``fineweb_train_000001.bin``), and the ids are taken as GPT-2's; a warning says so.
 
     The first opening reads every shard once, for the largest id and the checksum; the result is
     remembered (see `pygpt.data.verify`). A shard must not be cut shorter while it is open: that
@@ -47,6 +57,8 @@ class TokenDataset:
     Args:
         path: the dataset directory.
         split: "train", "val" or any other split of the dataset.json.
+        tokenizer: name of the tokenizer of the ids, "gpt2" or "bytes", for a directory without
+            dataset.json. None: GPT-2's, if the ids don't contradict that.
 
     Attributes:
         path: the dataset directory.
@@ -62,19 +74,22 @@ class TokenDataset:
             unsupported type or changed since it was prepared; an id beyond the vocabulary.
     """
 
-    def __init__(self, path: str | os.PathLike[str], split: str = "train") -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        split: str = "train",
+        *,
+        tokenizer: str | None = None,
+    ) -> None:
         self.path = Path(path)
         self.split = split
         if not self.path.is_dir():
-            raise InputError(
-                f"{self.path} is no dataset directory; `python -m pygpt.prepare --help` shows how "
-                "to make one"
-            )
+            raise InputError(_no_directory(self.path))
         self.n_bytes: int | None = None
         if (self.path / FILE_NAME).exists():
-            self._open_described(DatasetInfo.read(self.path))
+            self._open_described(DatasetInfo.read(self.path), tokenizer)
         else:
-            self._open_bare()
+            self._open_bare(tokenizer)
         self.n_tokens = self.shards.n_tokens
         self.checksum = _checksum(self._scans)
 
@@ -90,7 +105,12 @@ class TokenDataset:
         """
         return self.shards.read(start, length)
 
-    def _open_described(self, info: DatasetInfo) -> None:
+    def _open_described(self, info: DatasetInfo, tokenizer: str | None) -> None:
+        if tokenizer not in (None, info.tokenizer.name):
+            raise InputError(
+                f"{self.path / FILE_NAME} says that the tokenizer is {info.tokenizer.name!r}, and "
+                f"{tokenizer!r} was given; leave it out"
+            )
         if self.split not in info.splits:
             raise InputError(
                 f"{self.path / FILE_NAME} has no split {self.split!r}; it has "
@@ -113,9 +133,9 @@ class TokenDataset:
                     f"{shard.sha256}: it has changed since it was prepared; prepare it again"
                 )
 
-    def _open_bare(self) -> None:
+    def _open_bare(self, tokenizer: str | None) -> None:
         paths = _find_shards(self.path, self.split)
-        self.tokenizer = _gpt2_info()
+        self.tokenizer = _tokenizer_info(tokenizer or "gpt2")
         self.shards = _C.TokenShards([str(path) for path in paths], "uint16")
         for file in self.shards.files:
             if file.format == "llm.c" and file.dtype == "uint32":
@@ -124,27 +144,57 @@ class TokenDataset:
                     f"{FILE_NAME} that names their tokenizer; prepare the text again with "
                     "`python -m pygpt.prepare text`"
                 )
+        self._refuse_uint32()
+        self._scans = self._scan()
+        if tokenizer is None:
+            self._warn_gpt2([path.name for path in paths])
+
+    def _refuse_uint32(self) -> None:
+        """Detect uint32 ids in shards without a header.
+
+        Read as uint16, every second id is the upper half of a uint32, which is 0.
+        """
+        start = 0
+        for file in self.shards.files:
+            ids = self.shards.read(start, min(file.n_tokens, _SAMPLE_IDS))
+            start += file.n_tokens
+            if file.format != "raw" or len(ids) < 2:
+                continue
+            lower, upper = ((ids[at::2] == 0).mean() for at in (0, 1))
+            if upper > 0.5 > lower and (len(ids) >= _ENOUGH_IDS or upper == 1):
+                uncertain = "" if len(ids) >= _ENOUGH_IDS else " (too few ids to be certain)"
+                raise InputError(
+                    f"every second id of {file.path}, read as uint16, is 0: it holds uint32 "
+                    f"ids{uncertain}, which a file without a header can't say. For GPT-2's ids "
+                    "write it as uint16: "
+                    "np.fromfile(path, np.uint32).astype(np.uint16).tofile(path); if they are "
+                    "uint16, save them with np.save, which records the type"
+                )
+
+    def _warn_gpt2(self, names: Sequence[str]) -> None:
+        """Say that the ids are taken as GPT-2's.
+
+        Raises:
+            InputError: the largest id is far below what GPT-2's text reaches.
+        """
+        largest = max(scan.largest_id for scan in self._scans)
+        for n_tokens, reached in _GPT2_REACHES:
+            if self.shards.n_tokens >= n_tokens and largest < reached:
+                raise InputError(
+                    f"{self.path} has no {FILE_NAME}, and the largest of the "
+                    f"{self.shards.n_tokens:,} ids of its {self.split} split is {largest}: GPT-2's "
+                    f"text would reach beyond {reached:,}, so another tokenizer made them. "
+                    "Prepare the text again; if they are ids of 'gpt2' or 'bytes', record it: "
+                    f"python -m pygpt.prepare shards {self.path} --tokenizer NAME"
+                )
         logger.warning(
-            "%s has no %s: its %s split (%s) is taken as GPT-2 BPE ids",
+            "%s has no %s: its %s split (%s) is taken as GPT-2 BPE ids; the largest is %d",
             self.path,
             FILE_NAME,
             self.split,
-            ", ".join(path.name for path in paths[:3]) + (" …" if len(paths) > 3 else ""),
+            ", ".join(names[:3]) + (" …" if len(names) > 3 else ""),
+            largest,
         )
-        self._refuse_uint32()
-        self._scans = self._scan()
-
-    def _refuse_uint32(self) -> None:
-        """Tell uint32 ids without a header: read as uint16, every second id is their upper half."""
-        file = self.shards.files[0]
-        ids = self.shards.read(0, min(file.n_tokens, _SAMPLE_IDS))
-        zeros = [(ids[start::2] == 0).mean() for start in (0, 1)]
-        if file.format == "raw" and len(ids) >= _FEWEST_IDS and zeros[1] > 0.5 > zeros[0]:
-            raise InputError(
-                f"every second id of {file.path}, read as uint16, is 0: it holds uint32 ids, which "
-                "a file without a header can't say. For GPT-2's ids write it as uint16: "
-                "np.fromfile(path, np.uint32).astype(np.uint16).tofile(path)"
-            )
 
     def _scan(self) -> list[ShardScan]:
         scans = scan_shards(self.shards.files)
@@ -154,7 +204,7 @@ class TokenDataset:
                 continue
             found = first_id_from(file, n_vocab)
             if found is None:
-                raise InputError(f"{file.path} is being written to; open it when it is complete")
+                raise InputError(f"{file.path} is being written; open it when it is complete")
             offset, token = found
             raise InputError(
                 f"{file.path} has id {token} at offset {offset} and tokenizer "
@@ -186,12 +236,12 @@ def _find_shards(directory: Path, split: str) -> list[Path]:
     if (directory / "meta.pkl").exists():
         raise InputError(
             f"{directory} has a meta.pkl, nanoGPT's character vocabulary; pickles are not loaded, "
-            "for they can run code. Prepare the text again with `python -m pygpt.prepare text … "
-            "--tokenizer bytes`"
+            "because they can run code. Make the same ids again with `python -m pygpt.prepare "
+            "shakespeare --file input.txt --tokenizer chars`"
         )
     if (directory / f"{split}.bin").exists():
         return [directory / f"{split}.bin"]
-    found = {suffix: sorted(directory.glob(f"*{split}*.{suffix}")) for suffix in ("bin", "npy")}
+    found = {suffix: _shards_named(directory, split, suffix) for suffix in ("bin", "npy")}
     if found["bin"] and found["npy"]:
         raise InputError(
             f"{directory} has {found['bin'][0].name} and {found['npy'][0].name}: move one kind of "
@@ -201,13 +251,45 @@ def _find_shards(directory: Path, split: str) -> list[Path]:
     if not shards:
         raise InputError(
             f"{directory} has no {FILE_NAME} and no shards of {split!r}: neither {split}.bin nor "
-            f"*{split}*.bin nor *{split}*.npy; `python -m pygpt.prepare --help` shows how to make "
-            "a dataset"
+            f"a .bin or .npy file with the word {split!r} in its name, such as "
+            f"text_{split}_000.bin; `python -m pygpt.prepare --help` shows how to make a dataset"
         )
     return shards
 
 
-def _gpt2_info() -> TokenizerInfo:
+def _shards_named(directory: Path, split: str, suffix: str) -> list[Path]:
+    """Files whose name has the split's name as a whole word, sorted.
+
+    Raises:
+        InputError: a file's name has the names of two splits.
+    """
+    shards = []
+    for path in sorted(directory.glob(f"*.{suffix}")):
+        words = set(re.split(r"[^a-z0-9]+", path.stem.lower()))
+        claims = sorted(words & (_SPLIT_WORDS | {split.lower()}))
+        if len(claims) > 1:
+            raise InputError(
+                f"{path} could belong to the splits {' and '.join(claims)}; rename it so that one "
+                "of these words is left, or move it elsewhere"
+            )
+        if claims == [split.lower()]:
+            shards.append(path)
+    return shards
+
+
+def _no_directory(path: Path) -> str:
+    """What to do about a path that is not a directory; newcomers give names of corpora."""
+    if str(path) in CORPUS_NAMES:
+        return (
+            f"{path} is the name of a corpus, not a dataset directory: `python -m pygpt.prepare "
+            f"{path}` prepares it, and its last line is the command that trains on it"
+        )
+    return (
+        f"{path} is not a dataset directory; `python -m pygpt.prepare --help` shows how to make one"
+    )
+
+
+def _tokenizer_info(name: str) -> TokenizerInfo:
     from pygpt.tokenizers.base import get_tokenizer
 
-    return get_tokenizer("gpt2").info
+    return get_tokenizer(name).info

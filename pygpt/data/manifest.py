@@ -78,7 +78,7 @@ class DatasetInfo:
         """
         path = directory / FILE_NAME
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            fields = json.loads(path.read_text(encoding="utf-8-sig"))
             if fields.get("format") != FORMAT:
                 raise InputError(
                     f"{path} has format {fields.get('format')!r} and this pygpt reads {FORMAT}; "

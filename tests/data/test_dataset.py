@@ -34,7 +34,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty dataset directory; without a dataset.json its ids are GPT-2's."""
-    monkeypatch.setattr(dataset, "_gpt2_info", lambda: GPT2)
+    monkeypatch.setattr(dataset, "_tokenizer_info", lambda name: GPT2)
     path = tmp_path / "data"
     path.mkdir()
     return path
@@ -157,7 +157,7 @@ def refused(directory: Path, *parts: str, split: str = "train") -> None:
 
 def test_no_directory_no_split_no_shard(directory: Path, seed: int) -> None:
     refused(directory / "elsewhere", "elsewhere", "pygpt.prepare")
-    refused(directory, "train.bin", "*train*.npy", "pygpt.prepare")
+    refused(directory, "train.bin", "the word 'train'", "pygpt.prepare")
     ids = random_ids(seed)
     ids.tofile(directory / "train.bin")
     describe(directory, {"train.bin": ids})
@@ -227,7 +227,7 @@ def test_npy_of_other_header_versions(directory: Path, seed: int) -> None:
 def test_pickles_are_not_loaded(directory: Path, seed: int) -> None:
     random_ids(seed).tofile(directory / "train.bin")
     (directory / "meta.pkl").write_bytes(b"cos\nsystem\n")
-    refused(directory, "meta.pkl", "not loaded", "--tokenizer bytes")
+    refused(directory, "meta.pkl", "not loaded", "--tokenizer chars")
 
 
 def test_shards_of_two_kinds_are_not_guessed_between(directory: Path, seed: int) -> None:
@@ -245,10 +245,10 @@ def test_uint32_ids_without_a_header_are_not_taken_as_uint16(directory: Path, se
     (directory / "train.bin").write_bytes(random_ids(seed, dtype="<u4").tobytes())
     with pytest.raises(InputError, match="every second id of .*train.bin.* holds uint32 ids"):
         TokenDataset(directory)
-    # What it says to do: the same as a command. Runs of one id are no reason to refuse.
+    # Runs of one id are no reason to refuse.
     for ids in (random_ids(seed), np.zeros(1000, "<u2")):
         (directory / "train.bin").write_bytes(ids.tobytes())
-        assert len(TokenDataset(directory)) == 1000
+        assert len(TokenDataset(directory, tokenizer="gpt2")) == 1000
 
 
 @pytest.mark.parametrize("content", [b"\xff{}", b"[1]", b'{"format": 1, "splits": 3}', b"{"])

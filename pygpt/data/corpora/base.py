@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import logging
 import os
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -68,9 +69,12 @@ class Document:
     def _chunks(self) -> Iterator[str]:
         decoder = codecs.getincrementaldecoder(self.encoding)()
         for offset, data in self._read():
+            if offset == 0:
+                _refuse_utf16(self.path, data)
             if b"\0" in data:
                 raise BinaryFileError(
-                    f"{self.path} has a NUL byte at offset {offset + data.index(0)}: it is no text"
+                    f"{self.path} has a NUL byte at offset {offset + data.index(0)}: not a text "
+                    "file"
                 )
             undecoded = len(decoder.getstate()[0])  # bytes of a character begun in the chunk before
             try:
@@ -147,9 +151,10 @@ def _cut(document: Document, val_fraction: float) -> tuple[Document, Document]:
     between two characters.
     """
     val_bytes = max(round(document.n_bytes * val_fraction), 1)
-    target = max(document.n_bytes - val_bytes, 0)
+    end = document.start + document.n_bytes
+    target = max(end - val_bytes, document.start)
     # At least the 3 bytes that a character may have before its last.
-    first = max(target - max(min(val_bytes, BLOCK_BYTES), 3), 0)
+    first = max(target - max(min(val_bytes, BLOCK_BYTES), 3), document.start)
     with document.path.open("rb") as file:
         file.seek(first)
         before = file.read(target - first + 1)  # up to the first byte of the validation text
@@ -157,19 +162,62 @@ def _cut(document: Document, val_fraction: float) -> tuple[Document, Document]:
     cut = target if newline < 0 else first + newline + 1
     while cut > first and before[cut - first] & 0xC0 == 0x80:  # a character's later bytes
         cut -= 1
-    if cut == 0:
+    if cut == document.start:
         raise InputError(
             f"{document.path}, the only document, is too short ({document.n_bytes} bytes) to cut "
             "into a train and a val split; give more text"
         )
     logger.info(
         "%s is the only document: its last %d of %d bytes become the val split",
-        *(document.path, document.n_bytes - cut, document.n_bytes),
+        *(document.path, end - cut, document.n_bytes),
     )
     return (
-        dataclasses.replace(document, stop=cut, n_bytes=cut),
-        dataclasses.replace(document, start=cut, n_bytes=document.n_bytes - cut),
+        dataclasses.replace(document, stop=cut, n_bytes=cut - document.start),
+        dataclasses.replace(document, start=cut, n_bytes=end - cut),
     )
+
+
+def _has_bom(path: Path) -> bool:
+    """Whether a file starts with UTF-8's byte order mark, which is not part of the text."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror}") from error
+
+
+def _refuse_utf16(path: Path, data: bytes) -> None:
+    """Name UTF-16 and UTF-32 text, with or without a byte order mark, as what it is.
+
+    Raises:
+        InputError: the first bytes of the file are such text.
+    """
+    sample = data[: 1 << 12]
+    bom = sample.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE))
+    # Most text has ASCII characters in plenty; their other bytes are 0.
+    share = max(len(sample), 1)
+    zeros = [sum(byte == 0 for byte in sample[at::4]) * 4 / share for at in range(4)]
+    guesses = {
+        "UTF-32LE": zeros[2] > 0.9 and zeros[3] > 0.9,
+        "UTF-32BE": zeros[0] > 0.9 and zeros[1] > 0.9,
+        "UTF-16LE": min(zeros[1], zeros[3]) > 0.4 > max(zeros[0], zeros[2]),
+        "UTF-16BE": min(zeros[0], zeros[2]) > 0.4 > max(zeros[1], zeros[3]),
+    }
+    if len(sample) < 4 or not (bom or any(guesses.values())):
+        return
+    name = next((name for name, fits in guesses.items() if fits), "UTF-16LE")
+    if bom and name.startswith("UTF-16"):
+        name = "UTF-16LE" if sample.startswith(codecs.BOM_UTF16_LE) else "UTF-16BE"
+    try:
+        text = codecs.getincrementaldecoder(name)().decode(sample)
+    except UnicodeDecodeError:
+        return
+    if "\0" not in text:
+        with_bom = name[:-2] if bom else name  # with a mark, iconv finds the order and drops it
+        raise InputError(
+            f"{path} is {name[:-2]} text; convert it to UTF-8: "
+            f"iconv -f {with_bom} -t UTF-8 {shlex.quote(str(path))} > FILE"
+        )
 
 
 def walk(folder: Path, skip: Callable[[str], bool]) -> tuple[list[Path], list[Path]]:
@@ -202,8 +250,11 @@ def inspect(
     empty: list[str] = []
     binary: list[str] = []
     problems: list[str] = []
-    for document in candidates:
+    for candidate in candidates:
+        document = candidate
         try:
+            if document.encoding == "utf-8" and _has_bom(document.path):
+                document = dataclasses.replace(document, start=len(codecs.BOM_UTF8))
             n_bytes = sum(len(block.encode()) for block in document.blocks())
         except InputError as error:
             if isinstance(error, BinaryFileError) and document.path in skip_binary:

@@ -1,0 +1,107 @@
+"""The command prepare: its options, its report, and Ctrl-C."""
+
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pygpt.data import writer
+from pygpt.data.corpora import base as corpora_base
+from pygpt.data.corpora.stdlib import Stdlib
+from pygpt.data.corpora.text import TextFiles
+from pygpt.data.writer import prepare
+from pygpt.prepare import Options, main, report
+from pygpt.utils import cli
+from pygpt.utils.errors import InputError
+from tests.helpers.corpus import write
+
+
+@pytest.fixture
+def rng(seed: int) -> random.Random:
+    return random.Random(seed)
+
+
+def command(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pygpt.prepare", *args],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_command(tmp_path: Path) -> None:
+    write(tmp_path, {"text/a.txt": "a" * 10, "text/b.txt": "b" * 10, "text/c.txt": "c" * 10})
+    done = command("text", "text", "--tokenizer", "bytes", "--val_fraction", "0.4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("next: python -m pygpt.train --data data/text-bytes\n")
+    assert (tmp_path / "data" / "text-bytes" / "dataset.json").exists()
+    again = command("text", "text", "--tokenizer", "bytes", cwd=tmp_path)
+    assert again.returncode == cli.BAD_INPUT
+    assert again.stderr.startswith("error: data/text-bytes holds a prepared dataset already")
+    assert "Traceback" not in again.stderr
+
+
+def test_unknown_flag(tmp_path: Path) -> None:
+    done = command("--tokeniser", "bytes", cwd=tmp_path)
+    assert done.returncode == cli.BAD_INPUT
+    assert "--tokenizer" in done.stdout + done.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def test_options() -> None:
+    defaults = cli.parse(Options, prog="prepare", args=[])
+    assert defaults.corpus() == Stdlib()
+    args = ["--val_fraction", "0.1", "text", "a", "b", "--out", "x"]
+    options = cli.parse(Options, prog="prepare", args=args)
+    assert options.corpus() == TextFiles((Path("a"), Path("b")))
+    assert (options.val_fraction, options.out) == (0.1, Path("x"))
+    with pytest.raises(InputError, match="prepare text a"):
+        cli.parse(Options, prog="prepare", args=["stdlib", "a"]).corpus()
+    with pytest.raises(InputError, match="text needs files"):
+        cli.parse(Options, prog="prepare", args=["text"]).corpus()
+
+
+def test_report(tmp_path: Path) -> None:
+    source = TextFiles((write(tmp_path / "text", {"a.txt": "a" * 1234, "b.txt": "bb"}),))
+    info = prepare(source, tmp_path / "out", "bytes")
+    lines = report(info, Path("somewhere"), 1.25).splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in lines if line}
+    assert sorted([rows["train"], rows["val"]]) == [
+        ["1", "1,234", "1,235", "1.000"],
+        ["1", "2", "3", "1.000"],
+    ]
+    assert lines[-1] == "next: python -m pygpt.train --data somewhere"
+
+
+def test_ctrl_c_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, {"text.txt": "a line of text\n" * 1000})
+    monkeypatch.setattr(corpora_base, "BLOCK_BYTES", 1000)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["prepare", "text", "text.txt", "--out", "out"])
+    write_block, written = writer._SplitWriter.write, []
+
+    def interrupted(self: writer._SplitWriter, block: writer._Encoded) -> None:
+        write_block(self, block)
+        written.append(block)
+        if len(written) == 2:
+            assert list(tmp_path.glob("out.partial-*/train.bin"))
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(writer._SplitWriter, "write", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            cli.run(main)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert stopped.value.code == cli.INTERRUPTED
+    assert capsys.readouterr() == ("", "interrupted\n")
+    assert len(written) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
