@@ -7,6 +7,8 @@ COMMANDS = {
     "train": "a dataset → a GPT; with no arguments, on this Python's standard library",
     "eval": "how well a model predicts a split: loss, perplexity, bits per byte",
     "sample": "what a model writes behind a prompt",
+    "report": "is a run healthy, how far from GPT-2, what would more steps give",
+    "runs": "which runs there are, and their state",
     "tune": "measure the kernels' launch configurations on this machine's card",
 }
 

@@ -22,7 +22,7 @@ def running_median(values: Floats, window: int) -> Floats:
     """Median over a centred window of odd length, shorter at the ends; the same length."""
     window = min(window, len(values) // 2 * 2 - 1)
     if window < 3:
-        return values.copy()
+        return np.array(values)
     half = window // 2
     padded = np.concatenate([values[half:0:-1], values, values[-2 : -half - 2 : -1]])
     medians: Floats = np.median(sliding_window_view(padded, window), axis=-1)

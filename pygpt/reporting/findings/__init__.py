@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pygpt.reporting.findings import course, distance, health, model, next_steps, speed
+from pygpt.reporting.findings import course, distance, hardware, health, model, next_steps, speed
 from pygpt.reporting.findings.finding import VERDICTS, Finding, Subject
 from pygpt.reporting.language import Message, msg
 
@@ -11,6 +11,7 @@ SECTIONS = (
     (msg("Is it healthy?"), health),
     (msg("How the run went"), course),
     (msg("How fast"), speed),
+    (msg("What the GPU allows"), hardware),
     (msg("How far from GPT-2"), distance),
     (msg("What next"), next_steps),
 )

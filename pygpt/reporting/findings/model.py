@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pygpt.config.train import GPTConfig
 from pygpt.reporting.findings.finding import Finding, Subject
 from pygpt.reporting.language import msg
 from pygpt.reporting.published import GPT2_SIZES, Size
@@ -56,8 +57,8 @@ def findings(subject: Subject) -> Iterator[Finding]:
         ),
         source="Radford et al. 2019, table 2",
     )
-    meant = _meant(model.n_layer, model.n_head, model.n_embd)
-    if meant:
+    other = meant(model)
+    if other:
         yield Finding(
             "width",
             "note" if facts.preset == "fineweb-40m" else "problem",
@@ -66,19 +67,20 @@ def findings(subject: Subject) -> Iterator[Finding]:
                 "({wide}): this is a model of {millions:.1f} M, not of {named:.0f} M.",
                 layers=model.n_layer,
                 heads=model.n_head,
-                name=meant.name,
+                name=other.name,
                 width=model.n_embd,
-                wide=meant.width,
+                wide=other.width,
                 millions=without / 1e6,
-                named=meant.parameters / 1e6,
+                named=other.parameters / 1e6,
             ),
             threshold=msg("Layers and heads equal to a GPT-2's, and another width."),
             source="Radford et al. 2019, table 2",
-            command=cli.command("train", "--preset", meant.preset, "--data", "DIR"),
+            command=cli.command("train", "--preset", other.preset, "--data", "DIR"),
         )
 
 
-def _meant(layers: int, heads: int, width: int) -> Size | None:
-    """The GPT-2 that has these layers and heads and another width."""
-    same = (size for size in GPT2_SIZES if (size.layers, size.heads) == (layers, heads))
-    return next((size for size in same if size.width != width), None)
+def meant(model: GPTConfig) -> Size | None:
+    """The GPT-2 that has this model's layers and heads and another width."""
+    shape = (model.n_layer, model.n_head)
+    same = (size for size in GPT2_SIZES if (size.layers, size.heads) == shape)
+    return next((size for size in same if size.width != model.n_embd), None)

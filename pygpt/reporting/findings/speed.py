@@ -128,15 +128,15 @@ def _mfu(subject: Subject) -> Iterator[Finding]:
     if rate is None:
         return
     if model is None or card is None:
-        yield Finding("mfu", "unknown" if card is None and model is None else "note",
-                      msg("{rate:.0f} tokens/s; the share of the GPU's peak needs its name and the "
-                          "model's shape.", rate=rate))  # fmt: skip
+        text = msg("{rate:,.0f} tokens/s; the share of the GPU's peak needs its name and the "
+                   "model's shape.", rate=rate)  # fmt: skip
+        yield Finding("mfu", "unknown" if card is None and model is None else "note", text)
         return
     mfu = rate * model.flops_per_token() / card.flops
     yield Finding(
         "mfu",
         "good" if mfu >= LOW_MFU else "problem",
-        msg("{rate:.0f} tokens/s: {mfu:.0%} of the {card}'s {peak:.1f} TFLOP/s (MFU).",
+        msg("{rate:,.0f} tokens/s: {mfu:.0%} of the {card}'s {peak:.1f} TFLOP/s (MFU).",
             rate=rate, mfu=mfu, card=card.name, peak=card.tflops),
         threshold=msg("{limit:.0%} of the peak.", limit=LOW_MFU),
         source="Chowdhery et al. 2022, appendix B; data sheet",
