@@ -1,13 +1,20 @@
-"""Where files lie that are kept between runs, and what those need that must outlive a power cut."""
+"""Writing files so that a crash leaves the old content or the new, and the cache directory."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+
+PARTIAL = ".partial-"
+"""Prefix of a file or directory that is being written, beside its final name."""
 
 
 def cache_directory() -> Path:
-    """Where pygpt keeps what it would otherwise find out anew: ``~/.cache/pygpt``.
+    """Where pygpt keeps what it can compute again: ``~/.cache/pygpt``.
 
     The environment variable XDG_CACHE_HOME replaces ``~/.cache``, unless it is empty.
     """
@@ -27,14 +34,51 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a file beside, flush it and rename it: there is always the old one or the new one.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write a file or a directory at; rename it at the end.
+
+    What was written is flushed first, so that after a power cut there is the old content or the
+    new. A directory's files are flushed one by one; a directory that is already at `path` is
+    removed just before the rename. After an exception nothing of the new content is left. The
+    partial name has random digits: two processes can write the same path, and the last one wins.
 
     Raises:
         OSError: the disk refuses it.
     """
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    sync(partial)
-    partial.replace(path)
-    sync(path.parent)
+    partial = path.with_name(f"{PARTIAL}{path.name}-{secrets.token_hex(4)}")
+    try:
+        yield partial
+        if partial.is_dir():
+            for each in partial.rglob("*"):
+                sync(each)
+            if path.is_dir():
+                shutil.rmtree(path)
+        sync(partial)
+        partial.replace(path)
+        sync(path.parent)
+    finally:
+        _remove(partial)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file through `replacing`.
+
+    Raises:
+        OSError: the disk refuses it.
+    """
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def remove_partial(directory: Path) -> None:
+    """Delete what a killed process left half written in `directory`."""
+    for path in directory.glob(f"{PARTIAL}*"):
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
