@@ -7,6 +7,7 @@ import dataclasses
 from pygpt.reporting.build import RunReport
 from pygpt.reporting.findings.finding import Verdict
 from pygpt.reporting.language import Message, msg
+from pygpt.reporting.projection import LAWS
 
 HEALTH = {"first_loss", "spikes", "finite", "divergence", "overfitting", "batch", "schedule",
           "stalls", "clock", "restarts", "records", "epochs"}  # fmt: skip
@@ -60,7 +61,7 @@ def _next(report: RunReport) -> Answer:
         last = view.projections[0]
         short = msg("{loss:.2f} at step {steps}", loss=last.loss, steps=last.steps)
         text = msg("Between {low:.3f} and {high:.3f}, by the {method}.",
-                   low=last.low, high=last.high, method=msg(last.method))  # fmt: skip
+                   low=last.low, high=last.high, method=LAWS[last.method])  # fmt: skip
         return Answer(question, short, text, "note")
     text = view.refused or msg("The run is at its end.")
     return Answer(question, msg("Can't be told yet"), text, "unknown")

@@ -20,6 +20,9 @@ from pygpt.reporting.statistics import binned
 SEED_NOISE = 0.0013
 """Standard deviation of the final loss over seeds (modded-nanogpt, track 3)."""
 
+LAWS = {"power law": msg("power law"), "LR-aware law": msg("LR-aware law")}
+"""Names of the laws."""
+
 LEAST_POINTS = 5
 DECAY_SEEN = 0.2
 LONG_DECAY = 0.5

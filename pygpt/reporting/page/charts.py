@@ -50,7 +50,8 @@ def _loss(reports: list[RunReport], language: Language, step: str) -> dict[str, 
                 [log.last_step, log.final_loss, log.final_loss],
                 *([p.steps, p.low, p.high] for p in view.projections),
             ]
-            name = f"{log.name}, {language(msg('projection'))}"
+            projection = language(msg("projection"))
+            name = f"{log.name}, {projection}"
             series.append(
                 {"name": name, "color": color, "points": points, "dash": True, "band": band}
             )

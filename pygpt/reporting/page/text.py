@@ -11,7 +11,7 @@ from pygpt.reporting.findings.finding import VERDICTS
 from pygpt.reporting.headline import answers
 from pygpt.reporting.language import Language, Message, msg
 from pygpt.reporting.page.html import VERDICT_NAMES
-from pygpt.reporting.projection import Backtest
+from pygpt.reporting.projection import LAWS, Backtest
 
 COLORS = {"good": "green", "note": "blue", "problem": "bold red", "unknown": "dim"}
 SIGNS = {"good": "✓", "note": "·", "problem": "✗", "unknown": "?"}
@@ -61,7 +61,7 @@ def _outlook(report: RunReport, language: Language) -> list[str]:
                 language.number(p.steps),
                 language.number(p.loss, ".3f"),
                 f"{language.number(p.low, '.3f')} – {language.number(p.high, '.3f')}",
-                language(p.method),
+                language(LAWS[p.method]),
             ]
             for p in view.projections
         ]
@@ -78,7 +78,7 @@ def backtest_message(test: Backtest) -> Message:
         "Backtest: fitted to step {fitted}, the {method} gave {predicted:.3f} for {actual:.3f} at "
         "step {step}, an error of {error:+.3f}.",
         fitted=test.fitted_to,
-        method=msg(test.method),
+        method=LAWS[test.method],
         predicted=test.predicted,
         actual=test.actual,
         step=test.predicts,
