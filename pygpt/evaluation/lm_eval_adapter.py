@@ -1,0 +1,97 @@
+"""pygpt's models for lm-evaluation-harness (0.4.13), which knows hundreds of further tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lm_eval.api.model import TemplateLM
+
+from pygpt.evaluation.language_model import PygptModel
+from pygpt.evaluation.scoring import Request, score
+from pygpt.evaluation.tasks.wikitext103 import rolling
+from pygpt.inference.generation import Sampling, stream_text
+
+
+class HarnessModel(TemplateLM):  # type: ignore[misc]
+    """A `PygptModel` as an ``LM`` of the harness."""
+
+    def __init__(self, model: PygptModel, batch_tokens: int = 8192) -> None:
+        super().__init__()
+        self.language_model = model
+        self.batch_tokens = batch_tokens
+
+    @property
+    def eot_token_id(self) -> int:
+        """End-of-text."""
+        return self.language_model.end_of_text
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs: object
+    ) -> list[int]:
+        """The ids of a text; there are no special tokens to add."""
+        return self.language_model.encode(string)
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], **kwargs: object
+    ) -> list[tuple[float, bool]]:
+        pairs = [Request(context, continuation) for _, context, continuation in requests]
+        scores = score(self.language_model, pairs, batch_tokens=self.batch_tokens)
+        return [(found.logprob, found.all_greedy) for found in scores]
+
+    def loglikelihood_rolling(
+        self, requests: Sequence[Any], disable_tqdm: bool = False
+    ) -> list[float]:
+        """The log-probability of each whole text."""
+        found = []
+        for request in requests:
+            windows = rolling(self.language_model, request.args[0])
+            scores = score(self.language_model, windows, batch_tokens=self.batch_tokens)
+            found.append(sum(one.logprob for one in scores))
+        return found
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """What the model writes behind each context, up to a stop text."""
+        return [self._write(*request.args) for request in requests]
+
+    def _write(self, context: str, options: dict[str, Any]) -> str:
+        stops = options.get("until") or []
+        stops = [stops] if isinstance(stops, str) else stops
+        temperature = options.get("temperature", 0.0) if options.get("do_sample") else 0.0
+        text = ""
+        for piece in stream_text(
+            self.language_model.model,
+            self.language_model.tokenizer,
+            context,
+            int(options.get("max_gen_toks", 256)),
+            Sampling(temperature=temperature),
+            torch.Generator(self.language_model.device).manual_seed(0),
+        ):
+            text += piece
+            ends = [text.find(stop) for stop in stops if stop and stop in text]
+            if ends:
+                return text[: min(ends)]
+        return text
+
+
+def evaluate(
+    model: PygptModel, tasks: Sequence[str], task_folder: Path | None = None
+) -> dict[str, Any]:
+    """The harness's results by task.
+
+    Args:
+        model: the model.
+        tasks: names the harness knows, or of YAML files in `task_folder`.
+        task_folder: further tasks.
+    """
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=None if task_folder is None else str(task_folder))
+    found = lm_eval.simple_evaluate(
+        HarnessModel(model), tasks=list(tasks), task_manager=manager, bootstrap_iters=0
+    )
+    results: dict[str, Any] = found["results"]
+    return results

@@ -1,0 +1,33 @@
+"""WinoGrande (Sakaguchi et al. 2020): which of two names a sentence goes on about.
+
+An example, of 1,267 in the validation set::
+
+    {"context_options": ["Sarah was a much better surgeon than Maria so Sarah", "Sarah was a much
+     better surgeon than Maria so Maria"], "continuation": "always got the easier cases.",
+     "gold": 1}
+
+OpenAI published no score of GPT-2. Chance is 0.5.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pygpt.evaluation.multiple_choice import Item, MultipleChoice
+
+
+def _convert(fields: dict[str, Any]) -> Item:
+    contexts, continuation = fields["context_options"], fields["continuation"]
+    if isinstance(contexts, str) or not isinstance(continuation, str):
+        raise TypeError("context_options is not a list, or continuation is not a text")
+    return Item(tuple((text, f" {continuation}") for text in contexts), int(fields["gold"]))
+
+
+TASK = MultipleChoice(
+    "winogrande",
+    ("winogrande.jsonl",),
+    _convert,
+    '{"context_options": ["…", "…"], "continuation": "…", "gold": 0}',
+    "context under which the rest is likelier (lm-evaluation-harness's winogrande)",
+    normalised=False,
+)
