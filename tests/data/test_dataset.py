@@ -254,7 +254,7 @@ def test_uint32_ids_without_a_header_are_not_taken_as_uint16(directory: Path, se
 @pytest.mark.parametrize("content", [b"\xff{}", b"[1]", b'{"format": 1, "splits": 3}', b"{"])
 def test_a_damaged_dataset_json_is_named(directory: Path, content: bytes) -> None:
     (directory / "dataset.json").write_bytes(content)
-    with pytest.raises(InputError, match="dataset.json is damaged .*prepare the dataset anew"):
+    with pytest.raises(InputError, match="dataset.json is damaged .*prepare the dataset again"):
         TokenDataset(directory)
 
 

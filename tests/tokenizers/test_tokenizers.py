@@ -159,7 +159,9 @@ def test_arrays_are_decoded() -> None:
 
 @pytest.mark.parametrize(("name", "nearest"), [("gpt-2", "gpt2"), ("byte", "bytes")])
 def test_unknown_name(name: str, nearest: str) -> None:
-    with pytest.raises(InputError, match=rf"'{name}'; there are gpt2, bytes; .* '{nearest}'\?"):
+    with pytest.raises(
+        InputError, match=rf"'{name}'; there are gpt2, bytes, chars; .* '{nearest}'\?"
+    ):
         get_tokenizer(name)
 
 

@@ -1,0 +1,145 @@
+"""Parts of a corpus to encoded documents, in order, by several threads.
+
+The calling thread reads; `workers` threads encode batches of about BATCH_BYTES (the encoders
+release the GIL); what comes out is in the order of the corpus, whatever the number of workers. A
+few batches per worker are in memory at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pygpt.data.corpora.parts import Part, Unreadable
+from pygpt.tokenizers.base import Tokenizer
+
+BATCH_BYTES, BATCH_PIECES = 1 << 20, 1024
+
+# Batches in flight per worker: enough to keep all busy while one of them is slow.
+_AHEAD = 4
+
+
+class Position(NamedTuple):
+    """A place in a corpus: so many pieces of a part were consumed."""
+
+    part: int = 0
+    pieces: int = 0
+
+
+class Piece(NamedTuple):
+    """A document, a piece of one, or a record that can't be used."""
+
+    after: Position
+    text: str
+    ends_document: bool = True
+    problem: str | None = None
+
+
+class Encoded(NamedTuple):
+    """A piece as it is written."""
+
+    after: Position
+    ids: npt.NDArray[np.unsignedinteger]
+    """(n,); end-of-text is the last, if the piece ends its document."""
+    n_bytes: int
+    """UTF-8 bytes of the text."""
+    ends_document: bool
+    digest: bytes
+    """16-byte keyed hash of the text."""
+    problem: str | None
+
+
+def dtype_of(tokenizer: Tokenizer) -> np.dtype[np.unsignedinteger]:
+    """The smallest type that holds the vocabulary: little-endian uint16, else uint32."""
+    return np.dtype("<u2" if tokenizer.info.n_vocab <= 1 << 16 else "<u4")
+
+
+def encode(
+    parts: Sequence[Part], tokenizer: Tokenizer, seed: int, workers: int, start: Position
+) -> Generator[list[Encoded], None, None]:
+    """Batches of encoded pieces, from `start` on; close the generator to stop early."""
+    in_flight: deque[Future[list[Encoded]]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for batch in _batches(_pieces(parts, start)):
+            in_flight.append(pool.submit(_encode_batch, batch, tokenizer, seed))
+            if len(in_flight) == _AHEAD * workers:
+                yield in_flight.popleft().result()
+        while in_flight:
+            yield in_flight.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _pieces(parts: Sequence[Part], start: Position) -> Iterator[Piece]:
+    for index in range(start.part, len(parts)):
+        part = parts[index]
+        pieces = _of_one_document(part, index) if part.split else _of_records(part, index)
+        for piece in pieces:
+            if piece.after > start:
+                yield piece
+
+
+def _of_records(part: Part, index: int) -> Iterator[Piece]:
+    for count, record in enumerate(part.read(), 1):
+        after = Position(index, count)
+        if isinstance(record, Unreadable):
+            yield Piece(after, "", problem=record.reason)
+        else:
+            yield Piece(after, record)
+
+
+def _of_one_document(part: Part, index: int) -> Iterator[Piece]:
+    pieces = part.read()
+    text, count = next(pieces, ""), 1
+    for following in pieces:
+        yield Piece(Position(index, count), str(text), ends_document=False)
+        text, count = following, count + 1
+    yield Piece(Position(index, count), str(text))
+
+
+def _batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
+    batch: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece.text)
+        if size >= BATCH_BYTES or len(batch) == BATCH_PIECES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _encode_batch(batch: list[Piece], tokenizer: Tokenizer, seed: int) -> list[Encoded]:
+    dtype, key = dtype_of(tokenizer), str(seed).encode()
+    end_of_text = tokenizer.info.end_of_text
+    checked = [_without_surrogates(piece) for piece in batch]
+    encoded = []
+    texts = [piece.text for piece in checked]
+    for piece, ids in zip(checked, tokenizer.encode_batch(texts), strict=True):
+        data = piece.text.encode()
+        row = np.empty(len(ids) + piece.ends_document, dtype)
+        row[: len(ids)] = ids
+        if piece.ends_document:
+            row[-1] = end_of_text
+        digest = hashlib.blake2b(data, key=key, digest_size=16).digest()
+        encoded.append(
+            Encoded(piece.after, row, len(data), piece.ends_document, digest, piece.problem)
+        )
+    return encoded
+
+
+def _without_surrogates(piece: Piece) -> Piece:
+    """Half a surrogate pair, which JSON can spell, has no UTF-8: the record can't be used."""
+    try:
+        piece.text.encode()
+    except UnicodeEncodeError:
+        return piece._replace(text="", problem="half a surrogate pair, which has no UTF-8")
+    return piece
