@@ -8,7 +8,6 @@ prefixes of whatever wrapped the model when it was saved.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence

@@ -2,7 +2,7 @@
 
 - `get_tokenizer` returns a tokenizer by name. `load_tokenizer` returns the one that a dataset or a
   checkpoint was made with, and checks that the vocabulary is the same.
-- `Tokenizer` holds the vocabulary and decodes; the subclasses in gpt2.py, bytes.py and chars.py encode.
+- `Tokenizer` holds the vocabulary and decodes; the subclasses (gpt2.py, bytes.py, chars.py) encode.
 - `StreamDecoder` decodes id by id, for streamed output.
 - `last_safe_break` finds where a long text can be cut without changing its ids.
 """
@@ -114,8 +114,8 @@ def get_tokenizer(name: str) -> Tokenizer:
     }
     if name == "chars":
         raise InputError(
-            "the tokenizer 'chars' is made from a text: `python -m pygpt.prepare SOURCE --tokenizer "
-            "chars` makes it and keeps its table in dataset.json"
+            "the tokenizer 'chars' is made from a text: `python -m pygpt.prepare SOURCE "
+            "--tokenizer chars` makes it and keeps its table in dataset.json"
         )
     if name not in classes:
         nearest = difflib.get_close_matches(name, [*classes, "chars"], n=1)
