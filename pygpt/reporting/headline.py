@@ -47,6 +47,11 @@ def _health(report: RunReport) -> Answer:
 
 
 def _distance(report: RunReport) -> Answer:
+    here = next((finding for finding in report.findings if finding.id == "compared"), None)
+    if here:
+        values = {name: here.text.values[name] for name in ("ours", "theirs")}
+        short = msg("{ours:.4g} to {theirs:.4g}", **values)
+        return Answer(msg("How far from GPT-2?"), short, here.text, "note")
     found = next(finding for finding in report.findings if finding.id == "gpt2")
     if "gap" not in found.text.values:
         return Answer(msg("How far from GPT-2?"), msg("Unknown"), found.text, "unknown")

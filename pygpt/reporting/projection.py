@@ -24,6 +24,9 @@ LAWS = {"power law": msg("power law"), "LR-aware law": msg("LR-aware law")}
 """Names of the laws."""
 
 LEAST_POINTS = 5
+MISFIT = 0.02
+"""Nats between the law and the last point, above which it is not used."""
+
 DECAY_SEEN = 0.2
 LONG_DECAY = 0.5
 """Share of the run that the decay must span for the LR-aware law. With a decay over the last 21 %,
@@ -81,6 +84,17 @@ def outlook(log: RunLog, steps: tuple[int, ...] = ()) -> Outlook:
     if refused:
         return Outlook(refused=refused)
     law = _fit(step, loss, schedule, log.last_step)
+    off = abs(law.at(float(step[-1])) - float(loss[-1]))
+    if off > max(MISFIT, 5 * law.residual):
+        return Outlook(
+            refused=msg(
+                "No projection: the law through the points gives {law:.3f} for the last one, which "
+                "is {loss:.3f}. The learning rate probably fell, which the log does not say; "
+                "--config or --preset would.",
+                law=law.at(float(step[-1])),
+                loss=float(loss[-1]),
+            )
+        )
     backtests = _backtests(step, loss, schedule, log)
     projections = tuple(
         _project(law, target, schedule, log, backtests)

@@ -82,6 +82,20 @@ def test_several_runs_have_a_table_of_their_differences(
     assert "n_layer" not in text.partition("Differences")[2]
 
 
+def test_gpt2_on_the_same_text_comes_first_where_it_was_evaluated(
+    run_train: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = run_train("mine")
+    figures = {"mine": {"val": {"perplexity": 64.7, "bits_per_byte": None}}}
+    figures["gpt2"] = {"val": {"perplexity": 22.6, "bits_per_byte": None}}
+    (run.path / "comparison.json").write_text(json.dumps(figures), encoding="utf-8")
+    capsys.readouterr()
+    call(monkeypatch, run.path)
+    assert "How far from GPT-2? 64.7 to 22.6" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

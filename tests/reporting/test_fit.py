@@ -78,6 +78,14 @@ def test_a_power_law_of_the_constant_phase_misses_the_decay(curves: Path) -> Non
     assert law.at(log.last_step) - log.final_loss == pytest.approx(0.143, abs=0.01)
 
 
+def test_a_law_that_does_not_follow_the_end_is_refused(curves: Path) -> None:
+    # The decay is not in this log, and the power law's last point is above the run's.
+    view = outlook(read_log(curves / "gpt2-124m-rope-adamw-fineweb10b.log"))
+    assert not view.projections
+    assert view.refused
+    assert view.refused.values["law"] > view.refused.values["loss"] + 0.02
+
+
 def test_nothing_is_projected_below_half_of_the_schedule(curves: Path, tmp_path: Path) -> None:
     lines = (curves / "gpt2-124m-llmc-fineweb10b.log").read_text(encoding="ascii").splitlines()
     path = tmp_path / "main.log"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from pygpt.reporting.findings.comparison import compared
 from pygpt.reporting.findings.finding import Finding, Subject
 from pygpt.reporting.language import msg
 from pygpt.reporting.published import GPT2_SIZES, curves
@@ -19,6 +20,7 @@ HELLASWAG = 0.294
 def findings(subject: Subject) -> Iterator[Finding]:
     """GPT-2's loss beside this run's, then known curves, then benchmarks."""
     log = subject.log
+    yield from compared(log)
     yield _gpt2(subject)
     tokens = log.tokens
     if tokens and log.facts.vocab_size in GPT2_VOCABULARY:

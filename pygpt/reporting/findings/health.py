@@ -247,7 +247,7 @@ def _trend(log: RunLog) -> Finding | None:
         low=rate - margin,
         high=rate + margin,
     )
-    threshold = msg("An interval of the slope that is below 0.")
+    threshold = msg("An interval of the slope that is below 0, or each point below the one before.")
     if rate + margin < 0 or (rate < 0 and bool((np.diff(loss[last]) < 0).all())):
         text = msg("The loss is still falling: more steps would give more.")
     elif rate - margin > 0:

@@ -105,7 +105,7 @@ class Plot {
     ys.sort((a, b) => a - b);
     let bottom = ys[0] ?? 0, top = ys[ys.length - 1] ?? 1;
     const whole = low === this.full[0] && high === this.full[1];
-    if (!this.small && whole && !this.logarithmic && ys.length > 40) top = Math.min(top, bottom + 4 * (ys[Math.floor(ys.length * 0.75)] - bottom));
+    if (!this.small && whole && !this.logarithmic && ys.length > 40) top = Math.min(top, bottom + 2.5 * (ys[Math.floor(ys.length * 0.75)] - bottom));
     const pad = (top - bottom || Math.abs(top) || 1) * 0.06;
     this.extent = [bottom - pad, top + pad];
   }

@@ -115,6 +115,8 @@ def show(console: Console, reports: list[RunReport], language: Language) -> None
             n = msg("{n} checks are good.", n=len(good))
             console.print(Text(f"  ✓ {language(n)}", style="green"))
         view = report.subject.outlook
+        if view.refused:
+            console.print(f"  {language(view.refused)}", markup=False, highlight=False)
         for projection in view.projections[1:]:
             more = msg("Step {steps}: {loss:.3f} ({low:.3f} to {high:.3f}).",
                        steps=projection.steps, loss=projection.loss,

@@ -55,8 +55,8 @@ def read(path: Path, log: LogBuilder) -> None:
     if isinstance(environment, list) and environment:
         log.fact("card", environment[-1].get("device"), "run.json")
     log.running = _is_held(path / "lock")
-    for name in ("comparison.json", "compare.json"):
-        log.comparison = log.comparison or _json(path / name)
+    comparison = _json(path / "comparison.json")
+    log.comparison = comparison if isinstance(comparison, dict) else None
     metrics = path / "metrics.jsonl"
     if not metrics.is_file():
         raise InputError(f"{path} has no metrics.jsonl yet: no step of it is done")
