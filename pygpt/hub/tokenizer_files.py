@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pygpt.tokenizers.base import END_OF_TEXT, Tokenizer, get_tokenizer
+from pygpt.tokenizers.base import END_OF_TEXT, Tokenizer, get_tokenizer, load_tokenizer
 from pygpt.tokenizers.gpt2 import byte_alphabet
 from pygpt.tokenizers.info import TokenizerInfo
 from pygpt.utils.errors import InputError
@@ -38,7 +38,7 @@ def tokenizer_files(tokenizer: Tokenizer, block_size: int) -> dict[str, str]:
         block_size: positions of the model, which readers warn beyond.
     """
     name = tokenizer.info.name
-    files = dict(_vocabulary_files(name))
+    files = dict(_vocabulary_files(tokenizer.info))
     config = {
         # GPT2Tokenizer would split bytes and chars by GPT-2's pattern first.
         "tokenizer_class": "GPT2Tokenizer" if name == "gpt2" else "PreTrainedTokenizerFast",
@@ -54,13 +54,15 @@ def tokenizer_files(tokenizer: Tokenizer, block_size: int) -> dict[str, str]:
 
 
 @functools.cache
-def _vocabulary_files(name: str) -> Mapping[str, str]:
+def _vocabulary_files(info: TokenizerInfo) -> Mapping[str, str]:
     """The files that hold the vocabulary, built once a process: every checkpoint writes them."""
-    tokenizer = get_tokenizer(name)
-    end = tokenizer.info.end_of_text
+    tokenizer, name, end = load_tokenizer(info), info.name, info.end_of_text
     vocab = _ids(tokenizer)
     merges = gpt2_merges() if name == "gpt2" else []
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    # use_regex: split by GPT-2's pattern before merging
+    split = None if name == "chars" else {**byte_level, "use_regex": name == "gpt2"}
+    decoder = {"type": "Fuse"} if name == "chars" else {**byte_level, "use_regex": True}
     fields: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
@@ -77,10 +79,9 @@ def _vocabulary_files(name: str) -> Mapping[str, str]:
             }
         ],
         "normalizer": None,
-        # use_regex: split by GPT-2's pattern before merging
-        "pre_tokenizer": {**byte_level, "use_regex": name == "gpt2"},
+        "pre_tokenizer": split,
         "post_processor": None,
-        "decoder": {**byte_level, "use_regex": True},
+        "decoder": decoder,
         "model": {
             "type": "BPE",
             "dropout": None,
@@ -102,7 +103,12 @@ def _vocabulary_files(name: str) -> Mapping[str, str]:
 
 
 def token_strings(tokenizer: Tokenizer) -> list[str]:
-    """Every token as GPT-2's files spell it, in the order of ids: a character for each byte."""
+    """Every token as the files spell it, in the order of ids.
+
+    GPT-2 and bytes have a character for each byte, as in GPT-2's own files; chars has itself.
+    """
+    if tokenizer.info.characters is not None:
+        return [*tokenizer.info.characters, END_OF_TEXT]
     spelled = _byte_characters()
     tokens = [
         "".join(spelled[byte] for byte in tokenizer.decode_bytes([index]))

@@ -12,9 +12,15 @@ from pygpt.config import TrainConfig
 from pygpt.hub.tokenizer_files import identify, tokenizer_files
 from pygpt.runs import checkpoint
 from pygpt.tokenizers.base import get_tokenizer
+from pygpt.tokenizers.chars import CharTokenizer
 from pygpt.training.optimizer import build_optimizer
 
 TEXTS = ["Hello  world\n\n x", "naïve 日本語 \t 😀", "  lead", "a's 12 <b> ½", "", "\x00\r\n"]
+TOKENIZERS = {
+    "gpt2": get_tokenizer("gpt2"),
+    "bytes": get_tokenizer("bytes"),
+    "chars": CharTokenizer("".join(TEXTS) + "The"),
+}
 READERS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 
 
@@ -22,8 +28,8 @@ READERS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"
 def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A checkpoint of a small model for each tokenizer."""
     found = {}
-    for name in ("gpt2", "bytes"):
-        info = get_tokenizer(name).info
+    for name, tokenizer in TOKENIZERS.items():
+        info = tokenizer.info
         model = GPT(GPTConfig(16, info.n_vocab + 7, n_layer=1, n_head=1, n_embd=8), "eager")
         optimizer = build_optimizer(model, TrainConfig())
         folder = tmp_path_factory.mktemp(name)
@@ -32,11 +38,11 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-@pytest.mark.parametrize("name", ["gpt2", "bytes"])
+@pytest.mark.parametrize("name", TOKENIZERS)
 def test_auto_tokenizer_gives_the_same_ids_and_text(
     directories: dict[str, Path], name: str
 ) -> None:
-    ours = get_tokenizer(name)
+    ours = TOKENIZERS[name]
     theirs = transformers.AutoTokenizer.from_pretrained(directories[name])
     assert len(theirs) == ours.info.n_vocab
     assert theirs.eos_token_id == theirs.bos_token_id == ours.info.end_of_text
@@ -56,7 +62,7 @@ def test_the_slow_readers_files_are_gpt2s_own(directories: dict[str, Path]) -> N
     assert len(merges) == 1 + 50000
 
 
-@pytest.mark.parametrize("name", ["gpt2", "bytes"])
+@pytest.mark.parametrize("name", TOKENIZERS)
 def test_a_pipeline_of_transformers_writes(directories: dict[str, Path], name: str) -> None:
     pipeline = transformers.pipeline("text-generation", str(directories[name]))
     torch.manual_seed(0)  # which text does not matter, only that padded ids never come
