@@ -7,11 +7,11 @@
       generation_config.json  ids that are never sampled
       tokenizer.json …        the tokenizer, as others read it (`pygpt.hub.tokenizer_files`)
       model.safetensors       weights, fp32
-      optimizer.safetensors   AdamW's moments, by parameter
+      optimizer.safetensors   state of the optimizer, as PARAMETER/KEY
       trainer.json            step, validation loss, checksum of the text
 
-It is written beside, flushed and renamed: a directory with this name is whole. Random numbers need
-no state: batches and dropout are functions of the seed and the step.
+It is written under another name, flushed and renamed: a directory with this name is complete. There
+is no state of random numbers: batches and dropout are functions of the seed and the step.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ import safetensors.torch
 import torch
 
 from pygpt.hub import huggingface
-from pygpt.hub.stored import read_tensors
+from pygpt.hub.stored import StoredTensors
 from pygpt.model import GPT
 from pygpt.ops.dispatch import launch_table
 from pygpt.tokenizers.info import TokenizerInfo
 from pygpt.utils.errors import InputError
-from pygpt.utils.files import sync
+from pygpt.utils.files import PARTIAL, replacing
 
 logger = logging.getLogger(__name__)
 
 _PREFIX = "step-"
-_PARTIAL = ".partial-"
+OPTIMIZER_FILE = "optimizer.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,32 +66,34 @@ def save(
             checkpoints are untouched.
     """
     final = directory / f"{_PREFIX}{state.step:08d}"
-    partial = directory / f"{_PARTIAL}{final.name}"
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        safetensors.torch.save_file(
-            huggingface.to_tensors(model), partial / "model.safetensors", metadata={"format": "pt"}
-        )
-        safetensors.torch.save_file(
-            _optimizer_tensors(model, optimizer), partial / "optimizer.safetensors"
-        )
-        files = huggingface.describing_files(model, tokenizer)
-        files["trainer.json"] = huggingface.json_text(dataclasses.asdict(state))
-        for name, text in files.items():
-            (partial / name).write_text(text, encoding="utf-8")
-        for path in (*partial.iterdir(), partial):
-            sync(path)
-        _delete(final)  # the same step again, after a resume
-        partial.rename(final)
-        sync(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        with replacing(final) as partial:
+            _write(partial, model, optimizer, tokenizer, state)
     except (OSError, safetensors.SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise InputError(
             f"the checkpoint of step {state.step} could not be written to {directory} ({error}); "
             "older checkpoints are untouched. Make room and go on with --resume"
         ) from error
     return final
+
+
+def _write(
+    directory: Path,
+    model: GPT,
+    optimizer: torch.optim.Optimizer,
+    tokenizer: TokenizerInfo,
+    state: TrainerState,
+) -> None:
+    directory.mkdir()
+    safetensors.torch.save_file(
+        huggingface.to_tensors(model), directory / "model.safetensors", metadata={"format": "pt"}
+    )
+    safetensors.torch.save_file(_optimizer_tensors(model, optimizer), directory / OPTIMIZER_FILE)
+    files = huggingface.describing_files(model, tokenizer)
+    files["trainer.json"] = huggingface.json_text(dataclasses.asdict(state))
+    for name, text in files.items():
+        (directory / name).write_text(text, encoding="utf-8")
 
 
 def _optimizer_tensors(model: GPT, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -105,15 +107,21 @@ def _optimizer_tensors(model: GPT, optimizer: torch.optim.Optimizer) -> dict[str
 def load_training(
     path: Path, model: GPT, optimizer: torch.optim.Optimizer, tokenizer: TokenizerInfo
 ) -> TrainerState:
-    """Put a checkpoint's weights and moments into `model` and `optimizer`; return where it stood.
+    """Copy a checkpoint into `model` and `optimizer`, one tensor after the other.
+
+    Memory: 16 MiB of a file at a time (`pygpt.hub.stored.CHUNK_BYTES`) beside the model and the
+    optimizer that are there.
+
+    Returns:
+        Where training stood.
 
     Raises:
-        InputError: a damaged checkpoint, or one of another model or tokenizer.
+        InputError: a damaged checkpoint, or one of another model, optimizer or tokenizer. The
+            weights may then be partly those of the checkpoint.
     """
-    file = path / "optimizer.safetensors"
+    state = read_state(path)
     try:
-        loaded, stored_tokenizer = huggingface.load(path)
-        tensors = read_tensors(file)
+        config, stored_tokenizer = huggingface.read_config(path)
     except InputError as error:
         raise InputError(f"{error}; {_way_out(path)}") from error
     if stored_tokenizer != tokenizer:
@@ -121,17 +129,30 @@ def load_training(
             f"{path} was trained on ids of the tokenizer {stored_tokenizer.name!r}, and the "
             f"dataset holds ids of {tokenizer.name!r}; give the --data it was trained on"
         )
-    if loaded.config != dataclasses.replace(model.config, dropout=loaded.config.dropout):
-        raise InputError(f"{path} holds {loaded.config}, and this run trains {model.config}")
+    if config != dataclasses.replace(model.config, dropout=config.dropout):
+        raise InputError(f"{path} holds {config}, and this run trains {model.config}")
     _compare_launch_tables(huggingface.stored_launch_table(path), launch_table(model.impl))
-    model.load_state_dict(loaded.state_dict())
+    try:
+        huggingface.load_into(model, path)
+        _load_optimizer(path / OPTIMIZER_FILE, model, optimizer)
+    except InputError as error:
+        raise InputError(f"{error}; {_way_out(path)}") from error
+    return state
+
+
+@torch.no_grad()
+def _load_optimizer(file: Path, model: GPT, optimizer: torch.optim.Optimizer) -> None:
+    stored = StoredTensors([file])
+    there = set(stored.names())
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state[parameter].items():
-            stored = tensors.get(f"{name}/{key}")
-            if stored is None or stored.shape != value.shape:
-                raise InputError(f"{file} has no {name}/{key} of this model; {_way_out(path)}")
-            value.copy_(stored)
-    return read_state(path)
+            full = f"{name}/{key}"
+            if full not in there or stored.shape(full) != value.shape:
+                raise InputError(
+                    f"{file} has no {full} of shape {tuple(value.shape)}, which "
+                    f"{type(optimizer).__name__} needs"
+                )
+            stored.copy_into(full, value)
 
 
 def _compare_launch_tables(before: str | None, now: str | None) -> None:
@@ -180,12 +201,5 @@ def prune(directory: Path, keep: int) -> None:
 
 
 def _delete(path: Path) -> None:
-    """Delete a checkpoint, if it is there, such that it is never seen half deleted."""
-    if path.exists():
-        shutil.rmtree(path.rename(path.with_name(f"{_PARTIAL}deleted-{path.name}")))
-
-
-def remove_partial(directory: Path) -> None:
-    """Delete what a killed process left half written or half deleted."""
-    for path in directory.glob(f"{_PARTIAL}*"):
-        shutil.rmtree(path)
+    """Delete a checkpoint. It is renamed first, so that a partly deleted one is never loaded."""
+    shutil.rmtree(path.rename(path.with_name(f"{PARTIAL}deleted-{path.name}")))

@@ -32,7 +32,7 @@ from pygpt.planning.hardware import device_name
 from pygpt.runs import checkpoint
 from pygpt.utils import cli
 from pygpt.utils.errors import InputError
-from pygpt.utils.files import replace_text
+from pygpt.utils.files import remove_partial, replace_text
 
 RUNS = Path("runs")
 
@@ -102,7 +102,7 @@ class Run:
         """
         with self.writing():
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            checkpoint.remove_partial(self.checkpoints)
+            remove_partial(self.checkpoints)
             self._keep_metrics_before(step)
             self._record_start(device, step)
         self.write_config(config)  # last, since it is what makes the directory a run

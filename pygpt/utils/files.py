@@ -50,18 +50,20 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: the disk refuses it.
     """
     partial = path.with_name(f"{PARTIAL}{path.name}-{secrets.token_hex(4)}")
+    replaced = partial.with_name(f"{partial.name}-replaced")
     try:
         yield partial
         if partial.is_dir():
             for each in partial.rglob("*"):
                 sync(each)
-            if path.is_dir():
-                shutil.rmtree(path)
         sync(partial)
+        if path.is_dir():
+            path.rename(replaced)  # deleted when the new content is in its place
         partial.replace(path)
         sync(path.parent)
     finally:
         _remove(partial)
+        _remove(replaced)
 
 
 def replace_text(path: Path, text: str) -> None:

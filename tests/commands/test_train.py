@@ -359,19 +359,19 @@ def test_diverged_loss_stops_with_the_step_and_keeps_the_checkpoint(
 def test_full_disk_leaves_the_old_checkpoint(
     run_train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    original = checkpoint._write_json
+    write_text = Path.write_text
 
-    def full(path: Path, fields: dict[str, Any]) -> None:
-        if fields.get("step") == 8:
+    def full(path: Path, text: str, **options: Any) -> int:
+        if path.name == "trainer.json" and '"step": 8' in text:
             raise OSError(28, "No space left on device")
-        original(path, fields)
+        return write_text(path, text, **options)
 
-    monkeypatch.setattr(checkpoint, "_write_json", full)
-    with pytest.raises(InputError, match=r"step 8 could not be written.*No space left.*--resume"):
-        run_train("full")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", full)
+        with pytest.raises(InputError, match=r"step 8 could not be written.*No space.*--resume"):
+            run_train("full")
     run = Run(tmp_path / "full")
     assert [path.name for path in run.checkpoints.iterdir()] == ["step-00000004"]
-    monkeypatch.setattr(checkpoint, "_write_json", original)
     assert_equal_runs(run_train("full", "--resume"), run_train("whole"))
 
 

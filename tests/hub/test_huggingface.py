@@ -16,6 +16,7 @@ from pygpt.kernels import launch
 from pygpt.runs import checkpoint
 from pygpt.tokenizers.base import get_tokenizer
 from pygpt.training.optimizer import build_optimizer
+from pygpt.utils.files import remove_partial
 
 BYTES = get_tokenizer("bytes").info
 
@@ -168,7 +169,7 @@ def test_a_checkpoint_is_never_seen_half_deleted(
         with pytest.raises(KeyboardInterrupt):
             checkpoint.prune(directory, keep=1)
     assert checkpoint.list_checkpoints(directory) == [newest]
-    checkpoint.remove_partial(directory)
+    remove_partial(directory)
     assert list(directory.iterdir()) == [newest]
 
 
