@@ -54,7 +54,8 @@ class PygptModel:
     def logits(self, ids: Tensor, rows: Tensor, columns: Tensor) -> Iterator[Tensor]:
         """See `LanguageModel.logits`."""
         hidden = self.model.hidden(ids)[rows, columns]
-        for part in hidden.split(max(1, LOGITS_AT_ONCE // self.model.config.vocab_size)):
+        at_once = max(1, LOGITS_AT_ONCE // self.model.config.vocab_size)
+        for part in torch.split(hidden, at_once):
             yield self.model.head(part)
 
 

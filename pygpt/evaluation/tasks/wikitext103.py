@@ -28,7 +28,7 @@ from pygpt.evaluation.scoring import Request, score
 
 FILES = ("wikitext103.jsonl", "wiki.test.tokens", "wiki.test.raw")
 EXAMPLE = '{"page": " = Robert Boulter = \\n \\n Robert Boulter is an English film , …"}'
-_TITLE = re.compile(r" = [^=].*[^=] = ")
+_TITLE = re.compile(r" = [^=](.*[^=])? = ")
 
 # What the tokenisation of WikiText did, undone, in this order: pattern, replacement.
 _DETOKENISE: tuple[tuple[str, str], ...] = (

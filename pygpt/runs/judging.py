@@ -1,0 +1,202 @@
+"""What the eval command computes: one model's loss on a split, or models side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+
+from pygpt.data import TokenDataset
+from pygpt.evaluation.language_model import PygptModel
+from pygpt.evaluation.loss import Evaluation, evaluate
+from pygpt.evaluation.results import Result
+from pygpt.evaluation.tasks import documents, get_task
+from pygpt.hub import huggingface
+from pygpt.planning.hardware import start_device
+from pygpt.runs.run import Run
+from pygpt.tokenizers.base import load_tokenizer
+from pygpt.tokenizers.info import TokenizerInfo
+from pygpt.utils.errors import InputError
+from pygpt.utils.progress import ProgressBar
+
+logger = logging.getLogger(__name__)
+
+
+class Options(Protocol):
+    """The options of the eval command that this module reads; see there."""
+
+    @property
+    def data(self) -> Path | None: ...
+    @property
+    def split(self) -> str: ...
+    @property
+    def tokens(self) -> int | None: ...
+    @property
+    def block_size(self) -> int | None: ...
+    @property
+    def stride(self) -> int | None: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def dtype(self) -> Literal["float32", "bfloat16"]: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def impl(self) -> str: ...
+    @property
+    def task_data(self) -> Path: ...
+    @property
+    def examples(self) -> int | None: ...
+
+
+class Judge:
+    """Evaluates the models in some directories.
+
+    Args:
+        options: of the eval command.
+        places: name as the user gave it → directory.
+    """
+
+    def __init__(self, options: Options, places: Mapping[str, Path]) -> None:
+        self.options = options
+        self.places = places
+        self.device = start_device(options.device)
+
+    def loss(self) -> tuple[dict[str, object], list[str]]:
+        """Loss of the one model on a split: as fields, and as lines of text."""
+        options, (directory,) = self.options, self.places.values()
+        model, tokenizer = huggingface.load(directory, self.device, impl=options.impl)
+        dataset = TokenDataset(options.data or trained_on(directory), split=options.split)
+        _check_tokenizer(directory, tokenizer, dataset)
+        logger.info("evaluating on %s, %s", self.device, model.impl)
+        start = time.perf_counter()
+        with self._computing(), ProgressBar("evaluating", 100, unit="%") as bar:
+            result = evaluate(
+                model,
+                dataset,
+                block_size=options.block_size,
+                stride=options.stride,
+                max_tokens=options.tokens,
+                batch_size=options.batch_size,
+                progress=lambda done, total: bar.update(100 * done / total),
+            )
+        seconds = time.perf_counter() - start
+        lines = [
+            f"{directory} on {dataset.path}, {options.split}:",
+            f"{result}, {result.tokens:,} tokens in {seconds:.1f} s",
+        ]
+        return _as_fields(result, dataset, directory, seconds), lines
+
+    def results(self, tasks: Sequence[str]) -> dict[str, list[Result]]:
+        """Results of every model on the tasks, or on the split where there are none.
+
+        The files are read before a model is loaded; models are loaded one after another.
+        """
+        names = list(tasks) or [self.options.split]
+        items = {task: self._items(task) for task in tasks} or {names[0]: self._documents()}
+        return {name: self._of_model(name, items, bool(tasks)) for name in self.places}
+
+    def harness(self, tasks: Sequence[str]) -> dict[str, Any]:
+        """Results of every model on tasks of lm-evaluation-harness, as it reports them."""
+        try:
+            from pygpt.evaluation import lm_eval_adapter
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f'--lm-eval needs {error.name}: pip install "pygpt-trainer[lm-eval]"'
+            ) from error
+        folder = self.options.task_data if self.options.task_data.is_dir() else None
+        return {
+            name: lm_eval_adapter.evaluate(self._load(name), tasks, folder) for name in self.places
+        }
+
+    def _items(self, task: str) -> Sequence[Any]:
+        items: Sequence[Any] = get_task(task).read(self.options.task_data)
+        return items[: self.options.examples]
+
+    def _documents(self) -> list[str]:
+        first = next(iter(self.places.values()))
+        dataset = TokenDataset(self.options.data or trained_on(first), split=self.options.split)
+        return documents.read(dataset, self.options.tokens)[: self.options.examples]
+
+    def _of_model(
+        self, name: str, items: Mapping[str, Sequence[Any]], are_tasks: bool
+    ) -> list[Result]:
+        model = self._load(name)
+        batch_tokens = self.options.batch_size * model.context
+        found: list[Result] = []
+        for task, examples in items.items():
+            with self._computing(), ProgressBar(f"{name}: {task}", 100, unit="%") as bar:
+
+                def show(done: int, total: int, bar: ProgressBar = bar) -> None:
+                    bar.update(100 * done / total)
+
+                if are_tasks:
+                    found += get_task(task).evaluate(
+                        model, examples, batch_tokens=batch_tokens, progress=show
+                    )
+                else:
+                    found += documents.evaluate(
+                        model, examples, task, batch_tokens=batch_tokens, progress=show
+                    )
+        return found
+
+    def _load(self, name: str) -> PygptModel:
+        model, info = huggingface.load(self.places[name], self.device, impl=self.options.impl)
+        logger.info("%s on %s, %s", name, self.device, model.impl)
+        return PygptModel(model, load_tokenizer(info))
+
+    @contextlib.contextmanager
+    def _computing(self) -> Iterator[None]:
+        """The number type that was asked for; out of memory becomes advice."""
+        mixed = self.options.dtype == "bfloat16"
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
+                yield
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"out of memory with --batch-size {self.options.batch_size}; give a smaller one, "
+                "or a smaller --block-size"
+            ) from error
+
+
+def trained_on(directory: Path) -> Path:
+    """The dataset of the run that a checkpoint belongs to.
+
+    Raises:
+        InputError: it belongs to none.
+    """
+    run = Run(directory.resolve().parent.parent)  # the directory may be given as "."
+    data = run.config().data if run.started else None
+    if data is None:
+        raise InputError(f"{directory} belongs to no run: say which dataset with --data DIR")
+    return data
+
+
+def _check_tokenizer(directory: Path, tokenizer: TokenizerInfo, dataset: TokenDataset) -> None:
+    if tokenizer != dataset.tokenizer:
+        raise InputError(
+            f"{directory} was trained with the tokenizer {tokenizer.name!r} and {dataset.path} "
+            f"holds ids of {dataset.tokenizer.name!r}; prepare the text with --tokenizer "
+            f"{tokenizer.name}"
+        )
+
+
+def _as_fields(
+    result: Evaluation, dataset: TokenDataset, directory: Path, seconds: float
+) -> dict[str, object]:
+    return {
+        "model": str(directory),
+        "data": str(dataset.path),
+        "split": dataset.split,
+        "loss": result.loss,
+        "perplexity": result.perplexity,
+        "bits_per_byte": result.bits_per_byte,
+        "tokens": result.tokens,
+        "bytes": result.bytes,
+        "seconds": seconds,
+    }
