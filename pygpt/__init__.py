@@ -13,6 +13,7 @@ except ModuleNotFoundError as error:
 
 from pygpt.config import GPTConfig
 from pygpt.model import GPT
+from pygpt.runs.models import load
 from pygpt.utils.errors import InputError
 
-__all__ = ["GPT", "GPTConfig", "InputError"]
+__all__ = ["GPT", "GPTConfig", "InputError", "load"]

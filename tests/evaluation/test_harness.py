@@ -20,7 +20,7 @@ needs_data = pytest.mark.skipif(
     not (DATA / "lambada_openai.jsonl").exists(),
     reason="waits for the published files: PYGPT_TEST_DATA=FOLDER",
 )
-ROWS = 60
+ROWS = 40
 
 # How the harness is told of each file; prompts are those of its own tasks.
 TEMPLATES: dict[str, dict[str, Any]] = {
@@ -47,7 +47,7 @@ FILES = {"lambada": "lambada_openai.jsonl"}
 def model(seed: int, tmp_path: Path) -> PygptModel:
     """In double precision: no sum is so near another that rounding could swap two choices."""
     torch.manual_seed(seed)
-    gpt = GPT(GPTConfig(96, 50257, n_layer=2, n_head=2, n_embd=32), "eager")
+    gpt = GPT(GPTConfig(256, 50257, n_layer=2, n_head=2, n_embd=32), "eager")
     for parameter in gpt.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     tokenizer = get_tokenizer("gpt2")
@@ -108,7 +108,7 @@ def test_the_harness_finds_the_same(
     if reader == "transformers":
         pytest.importorskip("accelerate", reason="waits for accelerate")
         theirs: Any = HFLM(
-            str(tmp_path / "hf"), dtype="float64", device="cpu", batch_size=4, max_length=96
+            str(tmp_path / "hf"), dtype="float64", device="cpu", batch_size=4, max_length=256
         )
     else:
         theirs = HarnessModel(model)
