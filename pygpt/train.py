@@ -29,6 +29,7 @@ from pygpt.planning.hardware import (
 from pygpt.planning.memory import Plan
 from pygpt.runs import checkpoint
 from pygpt.runs.run import Run
+from pygpt.runs.starting import copy_weights
 from pygpt.tokenizers.base import load_tokenizer
 from pygpt.tokenizers.bytes import ByteTokenizer
 from pygpt.training.display import Display, Output, describe
@@ -90,6 +91,8 @@ def train(
     model = GPT(model_config, config.impl, checkpoint_activations=config.checkpoint_activations).to(
         device
     )
+    if config.init_from and not newest:
+        copy_weights(model, config.init_from, train_split.tokenizer)
     peak = peak_flops(device, getattr(torch, config.dtype))
     trainer = Trainer(config, model, train_split, val_split, run, peak)
     if newest:

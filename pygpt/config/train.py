@@ -101,6 +101,9 @@ class TrainConfig:
     """TOML file of further values, by the names listed here."""
     data: Path | None = None
     """Dataset directory of pygpt.prepare, nanoGPT or llm.c. The stdlib presets make their own."""
+    init_from: str | None = None
+    """Start from the weights of a model, whose layers, heads, width and biases are taken: gpt2,
+    gpt2-medium …, OWNER/NAME on the Hub, a run, or a directory. Default: fresh weights."""
     out: Path | None = None
     """Run directory. Default: runs/PRESET-DATE-TIME."""
     resume: bool = False

@@ -16,6 +16,7 @@ from typing import Any
 from pygpt.config.train import NOT_STORED, TrainConfig, from_preset, read_toml
 from pygpt.planning.hardware import pick_device
 from pygpt.runs.run import RUNS, Run, newest_run, runs_below
+from pygpt.runs.starting import adopt_shape
 from pygpt.utils import cli
 from pygpt.utils.errors import InputError
 
@@ -27,7 +28,6 @@ _PROG = "python -m pygpt.train"
 _NANOGPT = {
     "out_dir": "--out",
     "dataset": "--data, a path",
-    "init_from": "--resume for init_from=resume; scratch is the default",
     "batch_size": "--micro-batch, and the batch of a step is --batch-tokens",
     "gradient_accumulation_steps": "what follows from --batch-tokens and --micro-batch",
     "max_iters": "--max-steps",
@@ -43,7 +43,7 @@ _NANOGPT = {
 # What a resumed run may not change: its weights, or the order of its batches, would no longer fit.
 _FIXED_ON_RESUME = (
     "preset", "n_layer", "n_head", "n_embd", "block_size", "bias", "batch_tokens", "seed",
-    "sampling",
+    "sampling", "init_from",
 )  # fmt: skip
 
 
@@ -78,6 +78,7 @@ def read_command_line(args: list[str]) -> tuple[TrainConfig, Run]:
         name = "stdlib-gpu" if gpu else "stdlib-cpu"
     base = dataclasses.replace(from_preset(name), **{**values, "preset": name})
     config = cli.parse(TrainConfig, prog=_PROG, default=base, args=args, nanogpt=_NANOGPT)
+    config = adopt_shape(config)
     config.check_shapes()
     run = Run(config.out or RUNS / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
     if run.started:
