@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -94,6 +95,35 @@ def test_gpt2_on_the_same_text_comes_first_where_it_was_evaluated(
     capsys.readouterr()
     call(monkeypatch, run.path)
     assert "How far from GPT-2? 64.7 to 22.6" in capsys.readouterr().out
+
+
+def test_watching_writes_again_until_the_run_ends(
+    run_train: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_train("mine")
+    lines = run.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True)
+    run.metrics_file.write_text("".join(lines[:12]), encoding="utf-8")
+    page = run.path / "report.html"
+
+    def go_on(_: float) -> None:
+        assert 'http-equiv="refresh"' in page.read_text(encoding="utf-8")
+        run.metrics_file.write_text("".join(lines), encoding="utf-8")
+
+    monkeypatch.setattr("time.sleep", go_on)
+    with run.claimed():
+        call(monkeypatch, run.path, "--watch")
+    assert 'http-equiv="refresh"' not in page.read_text(encoding="utf-8")
+
+
+def test_reporting_imports_no_torch() -> None:
+    """Without the package's own imports, which are another matter."""
+    package = Path(report.__file__).parent
+    program = (
+        f"import sys, types; package = types.ModuleType('pygpt'); package.__path__ = ['{package}']"
+        "; sys.modules['pygpt'] = package; import pygpt.report, pygpt.runs.__main__"
+        "; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.mark.parametrize(

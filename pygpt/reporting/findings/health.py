@@ -144,9 +144,10 @@ def _runs_above(z: Floats, limit: float, length: int) -> list[int]:
 
 
 def _smooth(log: RunLog) -> tuple[Floats, Floats, float]:
-    """The training loss by fiftieths of the run, and the noise of one of their values."""
-    step, loss = binned(log.train.step, log.train["loss"], 50)
-    return step, loss, noise(log.train["loss"]) / math.sqrt(max(1, len(log.train) / 50))
+    """The training loss by parts of the run, and the noise of one of their values."""
+    parts = min(50, len(log.train) // 20)
+    step, loss = binned(log.train.step, log.train["loss"], parts)
+    return step, loss, noise(log.train["loss"]) / math.sqrt(len(log.train) / parts)
 
 
 def _divergence(log: RunLog) -> Finding | None:
@@ -157,13 +158,17 @@ def _divergence(log: RunLog) -> Finding | None:
         loss, sigma = log.val["loss"], 0.0
     else:
         return None
-    end, best = float(np.median(loss[-2:])), float(loss.min())
+    loss = running_median(loss, 3)
+    end, best = float(loss[-1]), float(loss.min())
     limit = max(DIVERGED, 6 * sigma)
     evidence = msg("Best {best:.3f}, at the end {end:.3f}.", best=best, end=end)
     threshold = msg("{limit:.2f} nats above the best.", limit=limit)
     if _overfits(log):
         return None
-    if end - best <= limit:
+    # Where validation is at its best, a rise of the training loss is the text of its batches.
+    val = log.val["loss"]
+    steady = len(val) >= 4 and float(val[-1] - val.min()) <= limit
+    if steady or end - best <= limit:
         return Finding("divergence", "good", msg("It ends where it is best."), evidence, threshold)
     return Finding(
         "divergence",
@@ -262,13 +267,19 @@ def _noise(log: RunLog) -> Finding | None:
     loss = log.train["loss"]
     if len(loss) < 400 or log.train.records_per_row > 1:
         return None
-    differences = np.diff(loss[len(loss) // 10 :])
+    # While a model still gives all ids alike, every batch has nearly the same loss.
+    smooth = running_median(loss, WINDOW)
+    fallen = smooth <= smooth[-1] + 0.2 * (smooth[0] - smooth[-1])
+    begin = max(len(loss) // 10, int(np.argmax(fallen)))
+    if len(loss) - begin < 300:
+        return None
+    differences = np.diff(loss[begin:])
     blocks = np.array([spread(block) for block in np.array_split(differences, 30)])
     cuts = range(4, len(blocks) - 3)
     ratios = [float(np.median(blocks[cut:]) / np.median(blocks[:cut])) for cut in cuts]
     best = int(np.argmax(ratios))
     ratio = ratios[best]
-    step = int(log.train.step[len(loss) // 10 + (best + 4) * len(differences) // 30])
+    step = int(log.train.step[begin + (best + 4) * len(differences) // 30])
     sigma = noise(loss[-len(loss) // 4 :])
     threshold = msg("A ratio of {limit}.", limit=NOISE_RATIO)
     evidence = msg(

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 A100_FLOPS = 312e12
 """What nanoGPT divides by, whatever the GPU."""
 STALL = 3.0
+PREEMPTED = 0.1
+"""Seconds that a system may take a core away for: no stall of the run's own."""
 STALLED = 0.05
 CLOCK = 1000.0
 LOW_MFU = 0.2
@@ -65,7 +67,7 @@ def _clock_and_stalls(log: RunLog, seconds: Floats) -> Iterator[Finding]:
             msg("Below 0, or more than {times:.0f} times the median.", times=CLOCK),
         )  # fmt: skip
     right = seconds[~wrong][5:]
-    slow = right > STALL * usual
+    slow = right > max(STALL * usual, usual + PREEMPTED)
     # What an evaluation adds to the step beside it is no stall.
     evaluations = len(log.val)
     lost = np.sort(right[slow] - usual)[: max(0, int(slow.sum()) - evaluations)]
