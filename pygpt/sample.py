@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
 
-from pygpt.inference.generation import Sampling, stream_text
-from pygpt.planning.hardware import start_device
-from pygpt.runs.models import load_model
-from pygpt.tokenizers.base import load_tokenizer
+from pygpt.runs.models import locate
 from pygpt.utils import cli
 from pygpt.utils.errors import InputError, check_seed
 
@@ -26,9 +21,9 @@ _NANOGPT = {"start": "--prompt", "out_dir": "the run, without a flag: python -m 
 class SampleConfig:
     """Print what a model writes behind a prompt, as it is written. Stops at end-of-text."""
 
-    run: Annotated[Path | None, tyro.conf.Positional] = None
-    """A run (its newest checkpoint), a checkpoint, or a GPT-2 directory of Hugging Face's layout.
-    Default: the newest run."""
+    run: Annotated[str | None, tyro.conf.Positional] = None
+    """A run (its newest checkpoint), a checkpoint, a GPT-2 directory of Hugging Face's layout, or a
+    model on the Hub: gpt2, gpt2-medium …, OWNER/NAME. Default: the newest run."""
     prompt: str = ""
     """Text to continue; empty starts a new document."""
     num_samples: int = 1
@@ -41,6 +36,8 @@ class SampleConfig:
     """Choose among the k likeliest tokens only; "None" for all."""
     top_p: float | None = None
     """Choose among the likeliest tokens that together have this probability only."""
+    revision: str | None = None
+    """Branch, tag or commit of a model on the Hub."""
     seed: int = 1337
     """Fixes the choice: the same seed gives the same text on the same machine."""
     device: str = "auto"
@@ -58,9 +55,18 @@ class SampleConfig:
 def main() -> None:
     """The command."""
     config = cli.parse(SampleConfig, prog="python -m pygpt.sample", nanogpt=_NANOGPT)
-    device = start_device(config.device)
+    directory = locate(config.run, config.revision)
+
+    import torch
+
+    from pygpt.hub import huggingface
+    from pygpt.inference.generation import Sampling, stream_text
+    from pygpt.planning.hardware import start_device
+    from pygpt.tokenizers.base import load_tokenizer
+
     sampling = Sampling(config.temperature, config.top_k, config.top_p)
-    model, info, directory = load_model(config.run, device, impl=config.impl)
+    device = start_device(config.device)
+    model, info = huggingface.load(directory, device, impl=config.impl)
     logger.info("%s on %s, %s", directory, device, model.impl)
     model.eval()
     tokenizer = load_tokenizer(info)

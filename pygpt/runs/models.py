@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from pygpt.model import GPT
     from pygpt.tokenizers.base import Tokenizer
-    from pygpt.tokenizers.info import TokenizerInfo
 
 
 def locate(name: str | os.PathLike[str] | None, revision: str | None = None) -> Path:
@@ -38,29 +37,6 @@ def locate(name: str | os.PathLike[str] | None, revision: str | None = None) -> 
         resume = cli.command("train", "--resume", "--out", run.path)
         raise InputError(f"{run.path} has no checkpoint yet; {resume}")
     return newest
-
-
-def load_model(
-    name: str | os.PathLike[str] | None, device: torch.device, *, impl: str = "auto"
-) -> tuple[GPT, TokenizerInfo, Path]:
-    """Load a model in fp32.
-
-    Args:
-        name: see `locate`.
-        device: where the model goes.
-        impl: implementations of the ops; see `pygpt.ops`.
-
-    Returns:
-        The model, its tokenizer, and the directory the weights came from.
-
-    Raises:
-        InputError: there is no model there, it is damaged, or `impl` can't run it on this device.
-    """
-    from pygpt.hub import huggingface
-
-    directory = locate(name)
-    model, tokenizer = huggingface.load(directory, device, impl=impl)
-    return model, tokenizer, directory
 
 
 def load(
