@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import sys
 from pathlib import Path
 from typing import TextIO, cast
@@ -11,22 +10,15 @@ from typing import TextIO, cast
 import torch
 from rich.console import Console
 
-from pygpt.config.train import GPTConfig, TrainConfig, padded_vocab_size
+from pygpt.config.train import TrainConfig, padded_vocab_size
 from pygpt.data import TokenDataset
 from pygpt.data.writer import prepare_stdlib
 from pygpt.evaluation.loss import Windows
 from pygpt.inference.generation import stream_text
 from pygpt.model import GPT
-from pygpt.ops.dispatch import Implementations
-from pygpt.planning import compile, dry_run
-from pygpt.planning.hardware import (
-    free_memory,
-    keep_freed_memory,
-    peak_flops,
-    pick_dtype,
-    start_device,
-)
-from pygpt.planning.memory import Plan
+from pygpt.planning import dry_run
+from pygpt.planning.hardware import keep_freed_memory, start_device
+from pygpt.planning.resolve import Machine, ResolvedConfig, resolve
 from pygpt.runs import checkpoint
 from pygpt.runs.run import Run
 from pygpt.runs.starting import copy_weights
@@ -34,14 +26,12 @@ from pygpt.tokenizers.base import load_tokenizer
 from pygpt.tokenizers.bytes import ByteTokenizer
 from pygpt.training.display import Display, Output, describe
 from pygpt.training.flags import read_command_line, resume_command
-from pygpt.training.optimizer import learning_rate
+from pygpt.training.schedule import announce_schedule
 from pygpt.training.trainer import Trainer
 from pygpt.utils import cli
 from pygpt.utils.cli import say
 from pygpt.utils.errors import InputError
 from pygpt.utils.signals import stop_on_signals
-
-logger = logging.getLogger(__name__)
 
 STDLIB_DATA = Path("data/stdlib-bytes")
 SAMPLE_TOKENS = 400
@@ -61,19 +51,23 @@ def main() -> None:
         # TF32 where a GEMM is not in bf16; before the peak rate is measured.
         torch.set_float32_matmul_precision("high")
     train_split, val_split = open_data(config)
-    config = resolve(config, device, train_split, val_split)
+    check_data(config, train_split, val_split)
+    vocab_size = padded_vocab_size(train_split.tokenizer.n_vocab)
+    config = dataclasses.replace(config, data=train_split.path.absolute())
+    resolved = resolve(config, vocab_size, Machine.here(device))
     with run.claimed():
-        train(console, config, run, train_split, val_split)
+        train(console, resolved, run, train_split, val_split)
 
 
 def train(
     console: Console,
-    config: TrainConfig,
+    resolved: ResolvedConfig,
     run: Run,
     train_split: TokenDataset,
     val_split: TokenDataset,
 ) -> None:
-    """Train a resolved configuration in its run's directory, to the end or a signal."""
+    """Train in a run's directory, to the last step or a signal."""
+    config = resolved.config
     newest = run.newest_checkpoint() if config.resume else None
     step = checkpoint.read_state(newest).step if newest else 0
     if step >= config.max_steps:
@@ -83,22 +77,19 @@ def train(
             "a larger --max-steps would go on",
         )
         return
-    _announce_schedule(config, step)
+    announce_schedule(config, step)
 
-    device = torch.device(config.device)
     torch.manual_seed(config.seed)
-    model_config = _model_config(config, train_split)
-    model = GPT(model_config, config.impl, checkpoint_activations=config.checkpoint_activations).to(
-        device
-    )
+    model = GPT(
+        resolved.model, resolved.impl, checkpoint_activations=config.checkpoint_activations
+    ).to(resolved.device)
     if config.init_from and not newest:
         copy_weights(model, config.init_from, train_split.tokenizer)
-    peak = peak_flops(device, getattr(torch, config.dtype))
-    trainer = Trainer(config, model, train_split, val_split, run, peak)
+    trainer = Trainer(resolved, model, train_split, val_split, run)
     if newest:
         trainer.resume(newest)
-    describe(console, config, model_config, train_split, peak)
-    run.open(config, device, step)
+    describe(console, resolved, train_split)
+    run.open(config, resolved.device, step)
     with Display(console, run, config, step) as display, stop_on_signals(display.note) as stop:
         trainer.train(display, stop)
     if stop.signal and trainer.step < config.max_steps:
@@ -138,15 +129,12 @@ def _vocab_size(config: TrainConfig) -> int | None:
     return None
 
 
-def resolve(
-    config: TrainConfig, device: torch.device, train_split: TokenDataset, val_split: TokenDataset
-) -> TrainConfig:
-    """Replace every "auto" by what it means here; a resumed run finds it in its configuration.
+def check_data(config: TrainConfig, train_split: TokenDataset, val_split: TokenDataset) -> None:
+    """Check that the splits hold a batch and an evaluation.
 
     Raises:
-        InputError: values that don't go together, or more than the machine or the data holds.
+        InputError: one does not.
     """
-    model_config = _model_config(config, train_split)
     if config.batch_tokens > len(train_split):
         raise InputError(
             f"batch_tokens={config.batch_tokens} is more than the {len(train_split)} tokens of the "
@@ -154,54 +142,6 @@ def resolve(
         )
     for split in (train_split, val_split):
         Windows.over(split, config.block_size, config.block_size, config.eval_tokens)
-    dtype = pick_dtype(config.dtype, device, config.n_embd)
-    impl = str(Implementations.parse(config.impl).resolve(device, model_config))
-    peak = peak_flops(device, getattr(torch, dtype))
-    config = compile.decided(config, model_config, device.type, peak.flops)
-    plan = Plan.of(config, model_config.vocab_size, device.type, getattr(torch, dtype), impl)
-    plan.check_host(free_memory(torch.device("cpu")))
-    micro_batch, free = config.micro_batch, free_memory(device)
-    if micro_batch == "auto":
-        micro_batch = plan.largest_micro_batch(free)
-    else:
-        plan.check_state(free)
-    return dataclasses.replace(
-        config,
-        data=train_split.path.absolute(),
-        device=str(device),
-        dtype=dtype,
-        impl=impl,
-        micro_batch=micro_batch,
-        lr_decay_steps=config.lr_decay_steps or config.max_steps,
-    )
-
-
-def _model_config(config: TrainConfig, train_split: TokenDataset) -> GPTConfig:
-    return config.model(padded_vocab_size(train_split.tokenizer.n_vocab))
-
-
-def _announce_schedule(config: TrainConfig, step: int) -> None:
-    """Say so where the rate is not what one would think: never at its peak, or low for long."""
-    assert config.lr_decay_steps is not None
-    if config.warmup_steps >= config.lr_decay_steps:
-        logger.warning(
-            "warmup_steps=%d is not below the %d steps of the decay: the rate rises to the end and "
-            "never decays; --warmup-steps %d is a tenth",
-            config.warmup_steps,
-            config.lr_decay_steps,
-            config.lr_decay_steps // 10,
-        )
-    elif step and config.max_steps > config.lr_decay_steps:
-        longer = dataclasses.replace(config, lr_decay_steps=config.max_steps)
-        logger.info(
-            "the rate stays at %g from step %d on; with --lr-decay-steps %d it would be %g at the "
-            "next step, not %g: a rate that is raised makes the loss worse for a while",
-            config.min_lr,
-            config.lr_decay_steps,
-            config.max_steps,
-            learning_rate(step, longer),
-            learning_rate(step, config),
-        )
 
 
 # --- the end -------------------------------------------------------------------------------------

@@ -26,8 +26,8 @@ from pygpt.config.train import TrainConfig, padded_vocab_size
 from pygpt.data import TokenDataset
 from pygpt.evaluation.loss import Windows, evaluate
 from pygpt.model import GPT
-from pygpt.ops.dispatch import Implementations
-from pygpt.planning.hardware import Peak, keep_freed_memory, pick_dtype, use_physical_cores
+from pygpt.planning.hardware import keep_freed_memory, use_physical_cores
+from pygpt.planning.resolve import Machine, resolve
 from pygpt.runs.run import Run
 from pygpt.training.trainer import Trainer
 
@@ -69,24 +69,20 @@ class Pygpt:
             keep_freed_memory()
             use_physical_cores()
         config = TrainConfig(**task.config)
-        model_config = config.model(padded_vocab_size(train.tokenizer.n_vocab))
         config = dataclasses.replace(
             config,
-            dtype=pick_dtype(task.dtype, device, config.n_embd),  # type: ignore[arg-type]
+            dtype=task.dtype,  # type: ignore[arg-type]
             compile=task.compile,
-            impl=str(Implementations().resolve(device, model_config)),
         )
+        vocab_size = padded_vocab_size(train.tokenizer.n_vocab)
+        run = resolve(config, vocab_size, Machine.here(device))
         torch.manual_seed(config.seed)
-        model = GPT(model_config, config.impl)
-        self._trainer = Trainer(
-            config, model.to(device), train, self._val, Run(directory), Peak(1.0, "not used")
-        )
-        self.description = f"{config.dtype}, {config.impl}"
+        model = GPT(run.model, run.impl)
+        self._trainer = Trainer(run, model.to(device), train, self._val, Run(directory))
+        self.description = f"{run.config.dtype}, {run.impl}"
 
     def step(self) -> float:
-        loss = self._trainer.launch_step().loss.item()
-        self._trainer.step += 1
-        return loss
+        return self._trainer.train_step().loss.item()
 
     def evaluate(self, max_tokens: int | None) -> float:
         return evaluate(self._trainer.model, self._val, max_tokens=max_tokens).loss

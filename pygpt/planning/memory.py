@@ -169,7 +169,7 @@ class Plan:
         if self.estimate(1).state > free:
             raise InputError(self._describe_shortage(free))
 
-    def check_host(self, free: int) -> None:
+    def check_host(self, free: float) -> None:
         """Hold what is needed beside the device against `free` bytes of the machine's memory.
 
         Raises:
@@ -179,8 +179,8 @@ class Plan:
         if need > free:
             raise InputError(
                 f"--offload-optimizer takes {gib(need)} of the machine's memory, and "
-                f"{gib(free)} are free: {gib(need - free)} are missing. Close other programs, "
-                "or take a smaller model (--n-layer, --n-embd)"
+                f"{gib(free)} are free: {gib(need - free)} are missing. Close other "
+                "programs, or take a smaller model (--n-layer, --n-embd)"
             )
 
     def _describe_shortage(self, free: int) -> str:

@@ -1,4 +1,4 @@
-"""What training shows: a live bar on a terminal, lines elsewhere, TensorBoard where installed."""
+"""Output of training: a live bar on a terminal, lines elsewhere, TensorBoard where installed."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from pygpt.config import GPTConfig, TrainConfig
+from pygpt.config import TrainConfig
 from pygpt.data import TokenDataset
 from pygpt.evaluation.loss import Evaluation
-from pygpt.planning.hardware import Peak, device_name
+from pygpt.planning.hardware import device_name
+from pygpt.planning.resolve import ResolvedConfig
 from pygpt.runs.run import Run
-from pygpt.training.trainer import StepReport
+from pygpt.training.observer import StepReport
 from pygpt.utils import cli
 from pygpt.utils.cli import say
 
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class Output:
-    """stdout until it can't be written, then nothing: that is no reason to stop training.
+    """stdout; when it can't be written any more, nothing is: training goes on.
 
     A reader may leave (`| head`), a terminal may be closed, a disk may be full.
     """
@@ -68,18 +68,12 @@ class Output:
         )
 
 
-def describe(
-    console: Console,
-    config: TrainConfig,
-    model_config: GPTConfig,
-    train_split: TokenDataset,
-    peak: Peak,
-) -> None:
-    """Say what is going to be trained, on what, and how."""
-    n_params = model_config.n_params(positions=False)
-    name = device_name(torch.device(config.device))
+def describe(console: Console, run: ResolvedConfig, train_split: TokenDataset) -> None:
+    """Print what is trained, on which data, and how."""
+    config = run.config
+    n_params = run.model.n_params(positions=False)
+    name = device_name(run.device)
     total = config.max_steps * config.batch_tokens
-    accumulation = config.accumulation(int(config.micro_batch))
     say(
         console,
         f"{config.preset}: {config.n_layer} layers, {config.n_head} heads, {config.n_embd} wide, "
@@ -93,10 +87,10 @@ def describe(
     )
     say(
         console,
-        f"on {name}, {config.dtype}, {accumulation} × {config.micro_batch} sequences a step"
+        f"on {name}, {config.dtype}, {run.accumulation} × {run.micro_batch} sequences a step"
         f"{', compiled' if config.compile else ''}; {config.impl}",
     )
-    say(console, f"MFU is the share of {peak}")
+    say(console, f"MFU is the share of {run.peak}")
 
 
 class Display:

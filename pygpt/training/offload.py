@@ -1,4 +1,4 @@
-"""AdamW on the host: fp32 weights and moments in the machine's memory, not in the GPU's.
+"""AdamW on the host: fp32 weights and moments in host memory, not in the GPU's.
 
 Of a parameter's 16 bytes AdamW needs all, once a step; forward and backward need its weight and add
 to its gradient, in every micro-batch. So the device holds those and the host holds the rest::
@@ -58,38 +58,39 @@ class OffloadedUpdater(Updater):
                 self._add_gradient
             )
             self._sums[parameter] = torch.zeros_like(host, device=self._device)
-        self.publish()
+        self.sync_to_model()
         largest = max(sum(host.numel() for _, host in part) for part in self._parts)
         self._slots = [_Slot(largest, self._device) for _ in range(2)]
 
-    def step(self, lr: float) -> Tensor:
-        """See `Updater.step`. It waits for the gradients, and so for the step's backward."""
+    def clip_gradients(self, max_norm: float) -> Tensor:
+        """See `Updater.clip_gradients`."""
         for parameter, total in self._sums.items():
             parameter.grad = total
-        norm = clip_gradients(self._model.parameters(), self._grad_clip)
-        set_learning_rate(self.adamw, lr)
+        return clip_gradients(self._model.parameters(), max_norm)
+
+    def step(self, lr: float) -> None:
+        """See `Updater.step`. It waits for the gradients, and so for the step's backward."""
+        set_learning_rate(self.optimizer, lr)
         slots = itertools.cycle(self._slots)
         current = next(slots)
-        current.fetch(self._parts[0])
+        current.fetch(self._parts[0], self._sums)
         for upcoming in (*self._parts[1:], None):
             following = next(slots)
             if upcoming:
-                following.fetch(upcoming)
+                following.fetch(upcoming, self._sums)
             current.hand_over()
-            self.adamw.step()  # passes over parameters without a gradient: all but this part's
+            self.optimizer.step()  # skips parameters without a gradient: all but this part's
             current.send()
             current = following
-        self.zero_grad()
-        return norm
 
     def zero_grad(self) -> None:
-        """See `Updater.zero_grad`. The sums keep their memory: it is never asked for again."""
+        """See `Updater.zero_grad`. The sums keep their memory."""
         for parameter, total in self._sums.items():
             parameter.grad = None
             total.zero_()
 
-    def publish(self) -> None:
-        """See `Updater.publish`."""
+    def sync_to_model(self) -> None:
+        """See `Updater.sync_to_model`."""
         with torch.no_grad():
             for parameter, host in itertools.chain(*self._parts):
                 parameter.copy_(host)
@@ -116,6 +117,11 @@ class OffloadedUpdater(Updater):
             torch.cuda.empty_cache()
 
 
+def build_updater(model: GPT, config: TrainConfig) -> Updater:
+    """The updater of a run, on the device or on the host."""
+    return (OffloadedUpdater if config.offload_optimizer else Updater)(model, config)
+
+
 class _Slot:
     """Pinned memory that one part passes through: its gradients in, its new weights out.
 
@@ -130,14 +136,13 @@ class _Slot:
         self._part: Part = []
         self._places: tuple[Tensor, ...] = ()
 
-    def fetch(self, part: Part) -> None:
-        """Start to copy the gradients of `part` here."""
+    def fetch(self, part: Part, gradients: dict[Tensor, Tensor]) -> None:
+        """Start to copy the gradients of `part` here, given by the device's parameter."""
         self._part = part
         sizes = [host.numel() for _, host in part]
         self._places = torch.split(self._memory[: sum(sizes)], sizes)
         for (parameter, _), place in zip(part, self._places, strict=True):
-            assert parameter.grad is not None
-            place.view_as(parameter).copy_(parameter.grad, non_blocking=True)
+            place.view_as(parameter).copy_(gradients[parameter], non_blocking=True)
         if self._arrived:
             self._arrived.record()
 

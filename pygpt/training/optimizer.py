@@ -1,8 +1,7 @@
-"""AdamW over a model's weights: its parameter groups, its step, the learning rate's schedule."""
+"""Updating a model's weights: the optimizer, its parameter groups, clipping."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import torch
@@ -13,59 +12,52 @@ from pygpt.model import GPT
 
 
 class Updater:
-    """AdamW over the model's own weights, where they are.
+    """Updates the weights of a model on its device.
 
-    In `pygpt.training.offload.OffloadedUpdater`, the other one, the weights that are updated are
-    not those that the model computes with.
+    `pygpt.training.offload.OffloadedUpdater` updates a copy of them on the host.
 
     Args:
         model: on the device to train on.
         config: the run.
 
     Attributes:
-        weights: what AdamW updates and a checkpoint holds, in fp32.
-        adamw: AdamW over `weights`.
+        weights: fp32 weights that are updated, and that a checkpoint holds.
+        optimizer: of the parameters of `weights`.
     """
 
     def __init__(self, model: GPT, config: TrainConfig) -> None:
         self.weights = model
-        self.adamw = build_optimizer(model, config)
-        self._grad_clip = config.grad_clip
+        self.optimizer = build_optimizer(model, config)
 
-    def step(self, lr: float) -> Tensor:
-        """Clip the gradients, update the weights and forget the gradients.
-
-        It allocates next to nothing: a step whose backward fitted into memory is done.
-
-        Args:
-            lr: the learning rate of this step.
+    def clip_gradients(self, max_norm: float) -> Tensor:
+        """Scale the gradients down to a norm of `max_norm`; 0 leaves them as they are.
 
         Returns:
-            The norm of the gradients before clipping, a scalar on the device.
+            The norm before, a scalar on the device.
         """
-        norm = clip_gradients(self.weights.parameters(), self._grad_clip)
-        set_learning_rate(self.adamw, lr)
-        self.adamw.step()
-        self.zero_grad()
-        return norm
+        return clip_gradients(self.weights.parameters(), max_norm)
+
+    def step(self, lr: float) -> None:
+        """Update the weights. It allocates next to nothing: memory is needed by the backward."""
+        set_learning_rate(self.optimizer, lr)
+        self.optimizer.step()
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
-        self.adamw.zero_grad(set_to_none=True)
+        """Reset the gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
 
-    def publish(self) -> None:
-        """Let the model compute with `weights`, after they were set from outside."""
+    def sync_to_model(self) -> None:
+        """Copy `weights` into the model, after they were loaded; nothing to do where it is it."""
 
     def release(self) -> None:
-        """Leave the model its fp32 weights and nothing else: there will be no further step."""
+        """Leave the model its fp32 weights and free the rest: training is over."""
         self.zero_grad()
 
 
 def build_optimizer(model: GPT, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019), fused, with no decay on vectors: biases and norms.
+    """AdamW (Loshchilov and Hutter 2019), fused, without decay of vectors: biases and norms.
 
-    Its moments are there from the start and not from the first step on, so that a first step that
-    fits into memory says that all do.
+    The moments are allocated here, not in the first step: if one step fits into memory, all do.
     """
     parameters = list(model.parameters())
     groups = [
@@ -93,22 +85,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], grad_clip: float) -> Tens
     return norm
 
 
-def set_learning_rate(adamw: torch.optim.AdamW, lr: float) -> None:
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """The rate of the next step, in all groups."""
-    for group in adamw.param_groups:
+    for group in optimizer.param_groups:
         group["lr"] = lr
-
-
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """The rate of step `step` (0 is the first): linear warm-up, cosine decay to min_lr.
-
-    Loshchilov and Hutter 2017, equation 5, without restarts.
-    """
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    end = config.max_steps if config.lr_decay_steps is None else config.lr_decay_steps
-    if step >= end:
-        return config.min_lr
-    progress = (step - config.warmup_steps) / (end - config.warmup_steps)
-    cosine = (1 + math.cos(math.pi * progress)) / 2
-    return config.min_lr + (config.learning_rate - config.min_lr) * cosine

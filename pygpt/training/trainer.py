@@ -1,8 +1,8 @@
 """The training loop: one step, and what happens between steps.
 
 Everything a step depends on besides the weights is a function of the seed and the step's number:
-its batch, its dropout, its learning rate. That is why a resumed run repeats nothing and differs in
-nothing from one that was never stopped.
+its batch, its dropout, its learning rate. So a resumed run is identical to one that was never
+stopped.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pygpt.config import TrainConfig
-from pygpt.data import BatchSampler, TokenDataset
+from pygpt.data import TokenDataset
 from pygpt.evaluation.loss import Evaluation, evaluate
 from pygpt.model import GPT
-from pygpt.planning.hardware import Peak
 from pygpt.planning.memory import ways_out
+from pygpt.planning.resolve import ResolvedConfig
 from pygpt.runs import checkpoint
 from pygpt.runs.run import Run
-from pygpt.training.offload import OffloadedUpdater
-from pygpt.training.optimizer import Updater, learning_rate
+from pygpt.training.batches import Batches
+from pygpt.training.observer import Observer, StepReport
+from pygpt.training.offload import build_updater
+from pygpt.training.schedule import learning_rate
 from pygpt.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -37,66 +38,29 @@ SECONDS_BETWEEN_READS = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class StepReport:
-    """What is known of one step; the fields are those of ``metrics.jsonl``."""
+class LaunchedStep:
+    """A step whose figures may still be computing on the device."""
 
     step: int
     """Steps done, this one included."""
-    train_loss: float
-    """Mean over the whole batch of the step, nats per token."""
-    val_loss: float | None
-    tokens: int
-    """Trained on so far, over all starts of the run."""
-    tokens_per_second: float
-    lr: float
-    grad_norm: float
-    """Before clipping."""
-    mfu: float
-    """Share of the peak rate."""
-
-    def fields(self) -> dict[str, Any]:
-        """The line of ``metrics.jsonl``."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
-
-
-class Observer(Protocol):
-    """Is told what happens, to show it."""
-
-    def on_step(self, report: StepReport) -> None: ...
-
-    def on_evaluation(self, step: int, evaluation: Evaluation) -> None: ...
-
-    def on_checkpoint(self, path: Path) -> None: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class _Launched:
-    """A step that has been launched and whose figures have not been read yet."""
-
-    step: int
     loss: Tensor
     grad_norm: Tensor
     lr: float
-
-
-class _Staging:
-    """Pinned memory for one batch on its way to a GPU."""
-
-    def __init__(self, shape: tuple[int, int]) -> None:
-        self.x, self.y = (torch.empty(shape, dtype=torch.int64, pin_memory=True) for _ in range(2))
-        self.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
 
 class Trainer:
     """Trains one model in one run directory.
 
     Args:
-        config: resolved: `dtype` and `micro_batch` are no longer "auto".
+        run: resolved: device, dtype, implementations, micro-batch.
         model: on the device to train on.
         train: split to train on.
         val: split to evaluate on.
-        run: where metrics and checkpoints go.
-        peak: the rate that MFU divides by.
+        directory: where metrics and checkpoints go.
+
+    Attributes:
+        step: steps done.
+        evaluation: the newest evaluation.
 
     Raises:
         InputError: the training split is shorter than one window.
@@ -104,38 +68,25 @@ class Trainer:
 
     def __init__(
         self,
-        config: TrainConfig,
+        run: ResolvedConfig,
         model: GPT,
         train: TokenDataset,
         val: TokenDataset,
-        run: Run,
-        peak: Peak,
+        directory: Run,
     ) -> None:
-        assert config.micro_batch != "auto"
-        assert config.dtype != "auto"
-        self.config = config
-        self.model = model
         self.run = run
+        self.config = run.config
+        self.model = model
+        self.directory = directory
         self.step = 0
         self.evaluation: Evaluation | None = None
+        self._train = train
         self._val = val
-        self._train_checksum = train.checksum
-        self._peak = peak
-        self._device = model.wte.weight.device
-        self._dtype = getattr(torch, config.dtype)
-        self._micro_batch = config.micro_batch
-        self._updater = (OffloadedUpdater if config.offload_optimizer else Updater)(model, config)
+        self._updater = build_updater(model, self.config)
         self._loss: Callable[[Tensor, Tensor], Tensor] = (
-            torch.compile(model.loss) if config.compile else model.loss
+            torch.compile(model.loss) if run.compile else model.loss
         )
-        self._sampler = BatchSampler(
-            train,
-            config.batch_sequences(),
-            config.block_size,
-            seed=config.seed,
-            sampling=config.sampling,
-        )
-        self._staging = self._make_staging()
+        self._batches = Batches(train, self.config, run.device)
         self._observer: Observer
         self._clock = 0.0
 
@@ -146,15 +97,61 @@ class Trainer:
             InputError: it is damaged, or of another model, tokenizer or text.
         """
         updater = self._updater
-        state = checkpoint.load_training(path, updater.weights, updater.adamw, self._val.tokenizer)
-        if state.train_checksum not in (None, self._train_checksum):
+        state = checkpoint.load_training(
+            path, updater.weights, updater.optimizer, self._val.tokenizer
+        )
+        if state.train_checksum not in (None, self._train.checksum):
             raise InputError(
                 f"the train split of {self.config.data} is not the one that {path} was trained on: "
                 "its checksum differs. Bring that back, or name it by --data; start another run "
                 "for other text"
             )
-        updater.publish()
+        updater.sync_to_model()
         self.step = state.step
+
+    def train_step(self) -> LaunchedStep:
+        """Run the next step. Its figures stay on the device: nothing here waits for a GPU.
+
+        Raises:
+            InputError: out of memory with one sequence at a time.
+        """
+        lr = learning_rate(self.step, self.config)
+        loss = self._retry_with_less_memory(self._backward)
+        grad_norm = self._updater.clip_gradients(self.config.grad_clip)
+        self._updater.step(lr)
+        self._updater.zero_grad()
+        self.step += 1
+        return LaunchedStep(self.step, loss, grad_norm, lr)
+
+    def _backward(self) -> Tensor:
+        """Accumulate the gradients of the next step's batch; its mean loss."""
+        torch.manual_seed(_dropout_seed(self.config.seed, self.step))
+        x, y = self._batches.batch(self.step)
+        n = self.run.micro_batch
+        micro_batches = zip(torch.split(x, n), torch.split(y, n), strict=True)
+        total = torch.zeros((), device=self.run.device)
+        for inputs, targets in micro_batches:
+            with self._autocast():
+                # All micro-batches have the same number of targets: the mean of means is the mean.
+                loss = self._loss(inputs, targets) / self.run.accumulation
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
+
+    def _retry_with_less_memory(self, backward: Callable[[], Tensor]) -> Tensor:
+        """Call `backward`, with smaller micro-batches while memory does not suffice.
+
+        No weight has changed by then, and the batch of a step stays the same.
+        """
+        while True:
+            try:
+                return backward()
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                reason = str(error).partition("\n")[0]
+            # Outside the handler: the exception refers to frames, which refer to tensors.
+            self._halve_micro_batch(reason)
 
     def train(self, observer: Observer, should_stop: Callable[[], bool]) -> None:
         """Train to the last step, or until `should_stop` says so after a step; save there.
@@ -169,119 +166,60 @@ class Trainer:
         self._observer = observer
         self.model.train()
         self._clock = time.perf_counter()
-        launched: list[_Launched] = []
+        launched: list[LaunchedStep] = []
         while self.step < self.config.max_steps:
-            launched.append(self.launch_step())
-            self.step += 1
+            launched.append(self.train_step())
             last = self.step == self.config.max_steps
             stopping = should_stop()
             evaluating = self.step % self.config.eval_interval == 0 or last
             saving = self.step % self.config.checkpoint_interval == 0 or last or stopping
             if evaluating or saving or self._should_read():
-                # Looked at before anything is saved: no checkpoint of a broken model.
+                # Read before anything is saved: a diverged model gets no checkpoint.
                 self._between_steps(self._read(launched), evaluating, saving)
                 launched = []
             if stopping:
                 return
 
     def finish(self) -> GPT:
-        """The trained model in fp32, on its device: there will be no further step."""
+        """The trained model in fp32, on its device: training is over."""
         self._updater.release()
         return self.model.eval()
 
-    def launch_step(self) -> _Launched:
-        """Run forward, backward and update of the next step; its figures stay on the device.
-
-        Raises:
-            InputError: out of memory with one sequence at a time.
-        """
-        lr = learning_rate(self.step, self.config)
-        loss = self._gradients()
-        norm = self._updater.step(lr)
-        return _Launched(self.step + 1, loss, norm, lr)
-
-    def _gradients(self) -> Tensor:
-        """The next step's loss; its gradients are then the parameters'.
-
-        Out of memory, it starts anew with smaller micro-batches: no weight has changed yet.
-        """
-        while True:
-            try:
-                return self._accumulate()
-            except RuntimeError as error:
-                if not _is_out_of_memory(error):
-                    raise
-                reason = str(error).partition("\n")[0]
-            # Out of the handler: the error holds the frames it left, and they hold tensors.
-            self._halve_micro_batch(reason)
-
-    def _accumulate(self) -> Tensor:
-        torch.manual_seed(_dropout_seed(self.config.seed, self.step))
-        x, y = self._batch(self.step)
-        accumulation = self.config.accumulation(self._micro_batch)
-        loss = torch.zeros((), device=self._device)
-        shape = (accumulation, self._micro_batch, self.config.block_size)
-        for inputs, targets in zip(x.view(shape), y.view(shape), strict=True):
-            with self._autocast():
-                # All micro-batches have equally many targets: the mean of means is the mean.
-                part = self._loss(inputs, targets) / accumulation
-            part.backward()  # type: ignore[no-untyped-call]
-            loss += part.detach()
-        return loss
-
     def _halve_micro_batch(self, reason: str) -> None:
         self._updater.zero_grad()
-        if self._device.type == "cuda":
+        if self.run.device.type == "cuda":
             torch.cuda.empty_cache()
-        config, before = self.config, self._micro_batch
-        sequences = config.batch_sequences()
+        before, sequences = self.run.micro_batch, self.config.batch_sequences()
         if before == 1:
             raise InputError(
                 f"out of memory at step {self.step + 1} with one sequence at a time ({reason}); "
-                f"{ways_out(config)}"
+                f"{ways_out(self.config)}"
             )
-        self._micro_batch = max(n for n in range(1, before // 2 + 1) if sequences % n == 0)
-        self.config = dataclasses.replace(config, micro_batch=self._micro_batch)
-        self.run.write_config(self.config)  # --resume begins with what fitted
+        after = max(n for n in range(1, before // 2 + 1) if sequences % n == 0)
+        self.run = self.run.with_micro_batch(after)
+        self.config = self.run.config
+        self.directory.write_config(self.config)  # --resume starts with what fits
         logger.warning(
             "out of memory at step %d with micro-batches of %d sequences (%s); from here on "
             "%d × %d: the batch of a step stays the same",
             self.step + 1,
             before,
             reason,
-            sequences // self._micro_batch,
-            self._micro_batch,
+            sequences // after,
+            after,
         )
 
-    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of a step on the device, each (sequences, block_size)."""
-        if self._device.type != "cuda":
-            return self._sampler.batch(step)
-        staging = self._staging[step % 2]
-        staging.copied.synchronize()
-        self._sampler.batch(step, out=(staging.x, staging.y))
-        x, y = (part.to(self._device, non_blocking=True) for part in (staging.x, staging.y))
-        staging.copied.record()
-        return x, y
-
-    def _make_staging(self) -> list[_Staging]:
-        """Two in turn: one is on its way to the device while the other is filled."""
-        if self._device.type != "cuda":
-            return []
-        shape = (self.config.batch_sequences(), self.config.block_size)
-        return [_Staging(shape) for _ in range(2)]
-
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self._dtype == torch.float32:
+        if self.run.dtype == torch.float32:
             return contextlib.nullcontext()
-        return torch.autocast(self._device.type, self._dtype)
+        return torch.autocast(self.run.device.type, self.run.dtype)
 
     def _should_read(self) -> bool:
-        """Reading figures waits for their steps: free on a CPU, a gap in a GPU's work otherwise."""
+        """Reading figures waits for their steps: it leaves a GPU idle, and costs a CPU nothing."""
         waited = time.perf_counter() - self._clock
-        return self._device.type != "cuda" or waited > SECONDS_BETWEEN_READS
+        return self.run.device.type != "cuda" or waited > SECONDS_BETWEEN_READS
 
-    def _read(self, launched: list[_Launched]) -> list[StepReport]:
+    def _read(self, launched: list[LaunchedStep]) -> list[StepReport]:
         """Wait for all launched steps and read their figures."""
         losses = [step.loss.item() for step in launched]
         now = time.perf_counter()
@@ -300,7 +238,7 @@ class Trainer:
                 tokens_per_second=rate,
                 lr=step.lr,
                 grad_norm=norm,
-                mfu=rate * self.model.config.flops_per_token() / self._peak.flops,
+                mfu=rate * self.model.config.flops_per_token() / self.run.peak.flops,
             )
             reports.append(report)
         return reports
@@ -312,16 +250,16 @@ class Trainer:
             self._check_finite("the validation loss", val_loss, self.step)
         reports[-1] = dataclasses.replace(reports[-1], val_loss=val_loss)
         for report in reports:
-            self.run.append_metrics(report.fields())
+            self.directory.append_metrics(report.fields())
             self._observer.on_step(report)
         if saving:
             self._save(val_loss)
-        self._clock = time.perf_counter()  # nothing of this is part of a step's time
+        self._clock = time.perf_counter()  # evaluating and saving is not part of a step's time
 
     def _check_finite(self, name: str, value: float, step: int) -> None:
         if math.isfinite(value):
             return
-        newest = self.run.newest_checkpoint()
+        newest = self.directory.newest_checkpoint()
         kept = f"the last good checkpoint is {newest}" if newest else "there was no checkpoint yet"
         raise InputError(
             f"{name} is {value} at step {step}: training stops; {kept}. Try a lower "
@@ -335,32 +273,32 @@ class Trainer:
             self._val,
             block_size=self.config.block_size,
             max_tokens=self.config.eval_tokens,
-            batch_size=self._micro_batch,
+            batch_size=self.run.micro_batch,
             autocast=self._autocast(),
         )
         self._observer.on_evaluation(self.step, self.evaluation)
         return self.evaluation
 
     def _save(self, val_loss: float | None) -> None:
-        state = checkpoint.TrainerState(self.step, val_loss, self._train_checksum)
+        state = checkpoint.TrainerState(self.step, val_loss, self._train.checksum)
         path = checkpoint.save(
-            self.run.checkpoints,
+            self.directory.checkpoints,
             self._updater.weights,
-            self._updater.adamw,
+            self._updater.optimizer,
             self._val.tokenizer,
             state,
         )
-        with self.run.writing():
-            checkpoint.prune(self.run.checkpoints, self.config.keep_checkpoints)
+        with self.directory.writing():
+            checkpoint.prune(self.directory.checkpoints, self.config.keep_checkpoints)
         self._observer.on_checkpoint(path)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """PyTorch has a type for it, a subclass; Triton, which loads kernels beside it, has none."""
+    """PyTorch has a class for it; Triton, which loads kernels, raises a plain RuntimeError."""
     return isinstance(error, torch.OutOfMemoryError) or "CUDA]: out of memory" in str(error)
 
 
 def _dropout_seed(seed: int, step: int) -> int:
-    """64 bits from the 64 of the seed and the step: side by side, and above that stirred in."""
-    golden = 0x9E3779B97F4A7C15  # odd, so that no two upper halves fall together
+    """64 bits that differ for every step: seed and step side by side, the upper half mixed in."""
+    golden = 0x9E3779B97F4A7C15  # odd: different upper halves stay different
     return (seed << 32 | step) % 2**64 ^ (seed >> 32) * golden % 2**64

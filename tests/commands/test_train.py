@@ -113,14 +113,14 @@ def test_signal_finishes_the_step_and_saves(
     number: signal.Signals,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    original = trainer.Trainer.launch_step
+    original = trainer.Trainer.train_step
 
     def interrupted(self: trainer.Trainer) -> Any:
         if self.step == 2:
             signal.raise_signal(number)
         return original(self)
 
-    monkeypatch.setattr(trainer.Trainer, "launch_step", interrupted)
+    monkeypatch.setattr(trainer.Trainer, "train_step", interrupted)
     before = signal.signal(number, signal.SIG_DFL)  # whoever started the tests may ignore it
     try:
         with pytest.raises(SystemExit) as stopped:
@@ -133,7 +133,7 @@ def test_signal_finishes_the_step_and_saves(
     assert newest
     assert checkpoint.read_state(newest).step == 3
     assert f"--resume --out {run.path}" in capsys.readouterr().out
-    monkeypatch.setattr(trainer.Trainer, "launch_step", original)
+    monkeypatch.setattr(trainer.Trainer, "train_step", original)
     assert_equal_runs(run_train("stopped", "--resume"), run_train("whole"))
 
 
@@ -323,14 +323,14 @@ def test_a_broken_update_is_never_saved(
     run_train: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loss is from before the update: it is still finite where the gradient is not."""
-    launch_step = Trainer.launch_step
+    train_step = Trainer.train_step
 
-    def launch_broken(self: Trainer) -> Any:
+    def broken_step(self: Trainer) -> Any:
         if self.step == 5:
             self.model.wte.weight.register_hook(lambda gradient: gradient * torch.inf)
-        return launch_step(self)
+        return train_step(self)
 
-    monkeypatch.setattr(Trainer, "launch_step", launch_broken)
+    monkeypatch.setattr(Trainer, "train_step", broken_step)
     with pytest.raises(
         InputError, match=r"the gradient's norm is (inf|nan) at step 6.*step-00000004"
     ):
@@ -342,14 +342,14 @@ def test_a_broken_update_is_never_saved(
 def test_diverged_loss_stops_with_the_step_and_keeps_the_checkpoint(
     run_train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    original = trainer.Trainer.launch_step
+    original = trainer.Trainer.train_step
 
     def broken(self: trainer.Trainer) -> Any:
         if self.step == 6:
             self.model.wte.weight.data[0] = torch.nan
         return original(self)
 
-    monkeypatch.setattr(trainer.Trainer, "launch_step", broken)
+    monkeypatch.setattr(trainer.Trainer, "train_step", broken)
     with pytest.raises(InputError, match=r"loss is nan at step 7.*step-00000004"):
         run_train("nan")
     kept = checkpoint.list_checkpoints(Run(tmp_path / "nan").checkpoints)
@@ -387,7 +387,7 @@ def test_full_disk_leaves_the_old_checkpoint(
         (["--device", "cuda:77"], "device 'cuda:77' can't be used here"),
         (["--device", "meta"], "device 'meta' can't be used here"),
         (["--impl", "attention=fast"], "'fast' is none of auto"),
-        (["--data", "/nowhere"], "/nowhere is no dataset directory"),
+        (["--data", "/nowhere"], "/nowhere is not a dataset directory"),
         (["--n-embd", "0", "--dtype", "auto"], "n_embd must be at least 1, got 0"),
         (["--n-embd", "-32", "--dtype", "auto"], "n_embd must be at least 1, got -32"),
         (["--n-embd", "-32", "--dry-run"], "n_embd must be at least 1, got -32"),

@@ -25,6 +25,7 @@ from pygpt.training.offload import OffloadedUpdater
 from pygpt.training.optimizer import Updater
 from pygpt.utils.errors import InputError
 from tests.helpers.parity import gpu
+from tests.helpers.updates import update
 
 CPU = torch.device("cpu")
 
@@ -59,7 +60,7 @@ def peak_bytes(
             with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
                 loss = loss_of(x, y)
             loss.backward()  # type: ignore[no-untyped-call]
-        updater.step(1e-3)
+        update(updater, 1e-3)
 
     if compiled:
         step()
@@ -69,7 +70,7 @@ def peak_bytes(
 def live_tensors(model: GPT, updater: Updater) -> int:
     """Bytes of all that is there between two steps."""
     tensors: list[Tensor] = list(model.parameters())
-    tensors += [t for state in updater.adamw.state.values() for t in state.values()]
+    tensors += [t for state in updater.optimizer.state.values() for t in state.values()]
     if isinstance(updater, OffloadedUpdater):
         tensors += [*updater.weights.parameters(), *updater._sums.values()]
         tensors += [slot._memory for slot in updater._slots]
@@ -139,7 +140,7 @@ def test_gpu_estimate_is_within_ten_percent(impl: str, checkpointing: bool, offl
                 loss = model.loss(x, y)
             loss.backward()  # type: ignore[no-untyped-call]
             del loss
-        updater.step(1e-3)
+        update(updater, 1e-3)
     measured = torch.cuda.max_memory_allocated() - before
     assert expected.total - expected.state == pytest.approx(measured - expected.state, rel=0.1)
 
@@ -169,7 +170,7 @@ def test_the_state_is_known_to_the_byte(offload: bool) -> None:
     model = GPT(config)
     updater = (OffloadedUpdater if offload else Updater)(model, TrainConfig())
     gradients = 0 if offload else sum(p.nbytes for p in model.parameters())
-    steps = 4 * len(updater.adamw.state)  # AdamW's own count, a number beside each parameter
+    steps = 4 * len(updater.optimizer.state)  # AdamW's own count, a number beside each parameter
     on_cpu, on_gpu = (
         estimate(config, 1, device=each, dtype=torch.bfloat16, impl=resolved, offload=offload)
         for each in ("cpu", "cuda")
@@ -186,7 +187,7 @@ def test_a_step_of_the_optimizer_allocates_next_to_nothing(offload: bool) -> Non
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     # The first step, in which AdamW would otherwise make its moments.
-    assert peak_of(lambda: updater.step(1e-3), 0) < 64 << 10
+    assert peak_of(lambda: update(updater, 1e-3), 0) < 64 << 10
 
 
 @pytest.mark.slow

@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from pygpt import train
 from pygpt.config import GPTConfig, TrainConfig
 from pygpt.hub.stored import read_tensors
 from pygpt.model import GPT
+from pygpt.planning import resolve
 from pygpt.runs.run import Run
 from pygpt.training.offload import OffloadedUpdater
 from pygpt.training.optimizer import Updater
 from pygpt.utils.errors import InputError
+from tests.helpers.updates import update
 
 TINY = """
     --preset shakespeare-char --n-layer 2 --n-head 2 --n-embd 16 --block-size 32 --dropout 0.1
@@ -107,7 +108,7 @@ def test_a_step_clears_the_gradients_and_keeps_their_memory(seed: int) -> None:
     updater = OffloadedUpdater(model, TrainConfig())
     accumulate(model, torch.randint(64, (2, 2, 16)))
     before = {p: total.data_ptr() for p, total in updater._sums.items()}
-    updater.step(1e-3)
+    update(updater, 1e-3)
     for parameter, total in updater._sums.items():
         assert parameter.grad is None
         assert total.data_ptr() == before[parameter]
@@ -173,7 +174,7 @@ def test_a_step_waits_for_what_it_reads_and_overwrites_nothing_on_its_way(
             with monkeypatch.context() as patch:
                 if updater is updaters[1]:
                     patch.setattr(torch.Tensor, "copy_", stream.method())
-                updater.step(1e-2)
+                update(updater, 1e-2)
             stream.run(len(stream.waiting))  # the next forward is behind them in the stream
     for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
         assert torch.equal(a, b)
@@ -188,7 +189,7 @@ def test_released_model_has_the_weights_in_fp32(seed: int, kind: type[Updater]) 
     model = small_model(seed)
     updater = kind(model, TrainConfig())
     accumulate(model, torch.randint(64, (2, 2, 16)))
-    updater.step(1e-3)
+    update(updater, 1e-3)
     updater.release()
     for parameter, weight in zip(model.parameters(), updater.weights.parameters(), strict=True):
         assert parameter.grad is None
@@ -205,7 +206,7 @@ def test_fp32_is_refused(run_train: Callable[..., Run], tmp_path: Path) -> None:
 def test_fp32_that_auto_stands_for_is_refused(
     run_train: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "pick_dtype", lambda *_: "float32")
+    monkeypatch.setattr(resolve, "pick_dtype", lambda *_: "float32")
     with pytest.raises(InputError, match="dtype is float32; give --dtype bfloat16, or leave"):
         run_train("auto", OFFLOAD, "--dtype", "auto")
     assert not (tmp_path / "auto").exists()

@@ -1,0 +1,167 @@
+"""What a run's configuration means on a machine: nothing in a `ResolvedConfig` is "auto"."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+
+from pygpt.config import GPTConfig, TrainConfig
+from pygpt.ops.dispatch import Implementations
+from pygpt.planning.compile import resolve_compile
+from pygpt.planning.hardware import (
+    Card,
+    Peak,
+    card_of,
+    device_name,
+    free_memory,
+    named_card,
+    peak_flops,
+    pick_dtype,
+)
+from pygpt.planning.memory import CONTEXT_BYTES, Plan
+from pygpt.utils.errors import InputError
+from pygpt.utils.format import gib
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """Where a run computes: a device that is here, or a GPU known by its data sheet."""
+
+    name: str
+    device: torch.device
+    free: int
+    """Bytes of free memory of the device."""
+    host_free: float
+    """Bytes of free memory of the host; infinite where the host is not this machine."""
+    card: Card | None
+    """None for a CPU, or a GPU without a data sheet."""
+    is_here: bool
+
+    @classmethod
+    def here(cls, device: torch.device) -> Machine:
+        """The machine this runs on, computing on `device`."""
+        return cls(
+            name=device_name(device),
+            device=device,
+            free=free_memory(device),
+            host_free=free_memory(torch.device("cpu")),
+            card=card_of(device) if device.type == "cuda" else None,
+            is_here=True,
+        )
+
+    @classmethod
+    def by_data_sheet(cls, name: str) -> Machine:
+        """A GPU that need not be here.
+
+        Raises:
+            InputError: there is no data sheet of that name.
+        """
+        card = named_card(name)
+        return cls(
+            name=str(card),
+            device=torch.device("cuda"),
+            free=card.memory - CONTEXT_BYTES,
+            host_free=math.inf,
+            card=card,
+            is_here=False,
+        )
+
+    def pick_dtype(self, config: TrainConfig) -> torch.dtype:
+        """The dtype of GEMM inputs."""
+        if self.is_here:
+            name = pick_dtype(config.dtype, self.device, config.n_embd)
+        else:
+            name = "bfloat16" if config.dtype == "auto" else config.dtype
+        return torch.float32 if name == "float32" else torch.bfloat16
+
+    def peak(self, dtype: torch.dtype) -> Peak:
+        """The rate of GEMMs: the data sheet's, or measured on the device."""
+        if self.is_here:
+            return peak_flops(self.device, dtype)
+        assert self.card is not None
+        return Peak(self.card.flops, f"{self.card.name}, bf16, data sheet")
+
+    def __str__(self) -> str:
+        if self.is_here:
+            return f"{self.name}: {gib(self.free)} of memory free"
+        return f"{self.name}; {gib(CONTEXT_BYTES)} of it taken by CUDA and a desktop (assumed)"
+
+
+@dataclasses.dataclass(frozen=True)
+class ResolvedConfig:
+    """A run on a machine. Made by `resolve`."""
+
+    config: TrainConfig
+    """As it is stored: the fields below replace every "auto"."""
+    model: GPTConfig
+    device: torch.device
+    dtype: torch.dtype
+    """Of GEMM inputs."""
+    impl: Implementations
+    micro_batch: int
+    """Sequences in memory at once."""
+    compile: bool
+    peak: Peak
+    """What MFU divides by."""
+
+    def with_micro_batch(self, micro_batch: int) -> ResolvedConfig:
+        """The same run with another number of sequences at once."""
+        config = dataclasses.replace(self.config, micro_batch=micro_batch)
+        return dataclasses.replace(self, config=config, micro_batch=micro_batch)
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches a step."""
+        return self.config.accumulation(self.micro_batch)
+
+    def plan(self) -> Plan:
+        """What the memory of its steps depends on."""
+        return Plan.of(
+            self.config, self.model.vocab_size, self.device.type, self.dtype, str(self.impl)
+        )
+
+
+def resolve(
+    config: TrainConfig, vocab_size: int, machine: Machine, *, check_memory: bool = True
+) -> ResolvedConfig:
+    """Replace every "auto" by what it means on a machine.
+
+    Args:
+        config: the run.
+        vocab_size: rows of the embedding table.
+        machine: where it runs.
+        check_memory: refuse what does not fit. Without it micro_batch is 1 where nothing fits.
+
+    Raises:
+        InputError: values that don't go together, or more than the machine's memory.
+    """
+    model = config.model(vocab_size)
+    dtype = machine.pick_dtype(config)
+    impl = Implementations.parse(config.impl).resolve(machine.device, model)
+    peak = machine.peak(dtype)
+    compiles = resolve_compile(config, model, machine.device.type, peak.flops)
+    stored = dataclasses.replace(
+        config,
+        device=str(machine.device),
+        dtype="float32" if dtype == torch.float32 else "bfloat16",
+        impl=str(impl),
+        compile=compiles,
+        lr_decay_steps=config.lr_decay_steps or config.max_steps,
+    )
+    unfitted = ResolvedConfig(stored, model, machine.device, dtype, impl, 1, compiles, peak)
+    plan = unfitted.plan()
+    if check_memory:
+        plan.check_host(machine.host_free)
+        if config.micro_batch != "auto":
+            plan.check_state(machine.free)
+    micro_batch = config.micro_batch
+    if micro_batch == "auto":
+        try:
+            micro_batch = plan.largest_micro_batch(machine.free)
+        except InputError:
+            if check_memory:
+                raise
+            micro_batch = 1
+    return unfitted.with_micro_batch(micro_batch)

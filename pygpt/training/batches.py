@@ -1,0 +1,48 @@
+"""The batch of a step on the device, copied through pinned memory to a GPU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pygpt.config import TrainConfig
+from pygpt.data import BatchSampler, TokenDataset
+
+
+class _Staging:
+    """Pinned memory for one batch on its way to a GPU."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self.x, self.y = (torch.empty(shape, dtype=torch.int64, pin_memory=True) for _ in range(2))
+        self.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+
+
+class Batches:
+    """The batches of a run on its device: each a function of the data, the seed and the step.
+
+    Args:
+        train: split to train on.
+        config: the run.
+        device: where the batches go.
+
+    Raises:
+        InputError: the split is shorter than one window.
+    """
+
+    def __init__(self, train: TokenDataset, config: TrainConfig, device: torch.device) -> None:
+        shape = (config.batch_sequences(), config.block_size)
+        self._sampler = BatchSampler(train, *shape, seed=config.seed, sampling=config.sampling)
+        self._device = device
+        # Two in turn: one is copied to the device while the other is filled.
+        self._staging = [_Staging(shape) for _ in range(2)] if device.type == "cuda" else []
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of a step, each (sequences, block_size) int64."""
+        if not self._staging:
+            return self._sampler.batch(step)
+        staging = self._staging[step % 2]
+        staging.copied.synchronize()
+        self._sampler.batch(step, out=(staging.x, staging.y))
+        x, y = (part.to(self._device, non_blocking=True) for part in (staging.x, staging.y))
+        staging.copied.record()
+        return x, y
