@@ -39,7 +39,8 @@ class Batches:
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets of a step, each (sequences, block_size) int64."""
         if not self._staging:
-            return self._sampler.batch(step)
+            x, y = self._sampler.batch(step)
+            return x, y
         staging = self._staging[step % 2]
         staging.copied.synchronize()
         self._sampler.batch(step, out=(staging.x, staging.y))
