@@ -34,7 +34,9 @@ from torch import Tensor
 
 from pygpt import ops
 from pygpt.config import GPTConfig
-from pygpt.ops import attention_native, gelu_native, native
+from pygpt.ops import native
+from pygpt.ops.attention import attention_native
+from pygpt.ops.gelu import gelu_native
 from pygpt.planning.hardware import keep_freed_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -82,7 +84,7 @@ def _ways(
 def _gelu(rows: int, width: int, dtype: str) -> Case:
     x, bias = torch.randn(rows, 4 * width).to(DTYPES[dtype]), torch.randn(4 * width)
     by_level: dict[str, Op] = {
-        f"native {level}": lambda x, bias, level=level: gelu_native.gelu(x, bias, level=level)
+        f"native {level}": lambda x, bias, level=level: gelu_native(x, bias, level=level)
         for level in native.levels()
     }
     eager = lambda x, bias: ops.gelu(x, bias, impl="eager")  # noqa: E731
@@ -106,9 +108,7 @@ def _attention(options: Options, width: int, dtype: str) -> Case:
     qkv = torch.randn(sequences, options.block_size, 3 * width).to(DTYPES[dtype])
     eager = lambda qkv: ops.attention(qkv, width // 64, impl="eager")  # noqa: E731
     by_level: dict[str, Op] = {
-        f"native {level}": lambda qkv, level=level: attention_native.attention(
-            qkv, width // 64, level=level
-        )
+        f"native {level}": lambda qkv, level=level: attention_native(qkv, width // 64, level=level)
         for level in (native.levels() if dtype == "bfloat16" else ())
     }
     shape = f"{sequences}×{options.block_size}×{width}"

@@ -23,6 +23,7 @@ import torch
 from pygpt.config import GPTConfig
 from pygpt.kernels import common, launch
 from pygpt.ops import native
+from pygpt.ops.tracing import constant_while_tracing
 from pygpt.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -146,7 +147,27 @@ def select(op: str, impl: str, device: torch.device, size: int = 0) -> str:
     return impl
 
 
-@torch.compiler.assume_constant_result  # asked while torch.compile traces, not in the graph
+def choose(op: str, impl: str, device: torch.device, dtype: torch.dtype, size: int = 0) -> str:
+    """The implementation that runs for operands of this dtype; arguments as for `select`.
+
+    Where `select`'s does not take the dtype, "auto" means eager.
+
+    Raises:
+        InputError: see `select`.
+        ValueError: an implementation that was asked for does not take the dtype.
+    """
+    if not dtype.is_floating_point:
+        raise ValueError(f"{op}: operands must be of a floating-point type, not {dtype}")
+    chosen = select(op, impl, device, size)
+    if chosen == "eager" or dtype in DTYPES[chosen]:
+        return chosen
+    if impl != "auto":
+        have = ", ".join(str(each).removeprefix("torch.") for each in DTYPES[chosen])
+        raise ValueError(f"{op}: impl={chosen!r} takes {have}, not {dtype}; take impl='eager'")
+    return "eager"
+
+
+@constant_while_tracing
 def _triton_runs(device: torch.device) -> bool:
     """Whether the Triton kernels run on a GPU; if not, a warning says why, once."""
     why_not = _why_not_triton(device)
@@ -168,8 +189,7 @@ def _why_not_triton(device: torch.device) -> str:
     return ""
 
 
-# Runs while torch.compile traces, not in the graph.
-@torch.compiler.assume_constant_result
+@constant_while_tracing
 def notice_dropout(impl: str) -> None:
     """Say, once, that attention with dropout is eager's."""
     warn_once(f"attention: impl={impl!r} has no dropout; it runs as impl='eager'")

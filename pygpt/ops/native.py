@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pygpt import _C
+from pygpt.ops.tracing import constant_while_tracing
 from pygpt.utils.errors import InputError
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -28,7 +29,7 @@ def levels() -> tuple[str, ...]:
     return tuple(_C.cpu_levels())
 
 
-@torch.compiler.assume_constant_result  # asked while torch.compile traces, not in the graph
+@constant_while_tracing
 def default_level() -> str:
     """The level of ops that are given none: what ``PYGPT_CPU_LEVEL`` names, else the highest.
 

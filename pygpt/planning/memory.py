@@ -15,7 +15,7 @@ import itertools
 import torch
 
 from pygpt.config import GPTConfig, TrainConfig
-from pygpt.ops.attention_native import heads_at_once
+from pygpt.ops.attention import heads_at_once
 from pygpt.ops.dispatch import Implementations
 from pygpt.ops.fused_loss import chunk_tokens
 from pygpt.utils.errors import InputError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pygpt import ops
-from pygpt.ops import attention_native, gelu_native, native
+from pygpt.ops import native
+from pygpt.ops.attention import attention_native
+from pygpt.ops.gelu import gelu_native
 from pygpt.utils.errors import InputError
 from tests.helpers.parity import assert_close_as_eager, check_parity
 
@@ -133,7 +136,7 @@ def test_accumulate(size: int, level: str) -> None:
 
 def _check_gelu(level: str, *inputs: Tensor | None) -> None:
     check_parity(
-        lambda x, bias: gelu_native.gelu(x, bias, level=level),
+        lambda x, bias: gelu_native(x, bias, level=level),
         lambda x, bias: ops.gelu(x, bias, impl="eager"),
         inputs,
     )
@@ -164,7 +167,7 @@ def test_gelu_of_any_layout_and_magnitude(dtype: torch.dtype, level: str) -> Non
     for value in (1e4, -1e4, 30, -30, 5, -5, 0, -0.0, 1e-20):  # alone: none hides behind another
         _check_gelu(level, torch.tensor([[value]]).to(dtype), None)
     x = torch.tensor([float("nan"), float("inf"), -float("inf"), 1e30], dtype=dtype)
-    got, eager = gelu_native.gelu(x, level=level), F.gelu(x, approximate="tanh")
+    got, eager = gelu_native(x, level=level), F.gelu(x, approximate="tanh")
     assert torch.equal(got.nan_to_num(nan=-7.0), eager.nan_to_num(nan=-7.0))
 
 
@@ -173,7 +176,7 @@ def test_gelu_threads_do_not_matter(level: str) -> None:
     x, bias, dy = torch.randn(1500, 700), torch.randn(700), torch.randn(1500, 700)
 
     def call() -> tuple[Tensor, ...]:
-        y = gelu_native.gelu(x, bias, level=level)
+        y = gelu_native(x, bias, level=level)
         return (y, *torch.ops.pygpt.gelu_native_backward(dy, x, bias, level))
 
     _check_threads_do_not_matter(call)
@@ -198,7 +201,7 @@ def test_gelu_in_torch() -> None:
 
 def _check_attention(level: str, qkv: Tensor, n_head: int) -> None:
     check_parity(
-        lambda qkv: attention_native.attention(qkv, n_head, level=level),
+        lambda qkv: attention_native(qkv, n_head, level=level),
         lambda qkv: ops.attention(qkv, n_head, impl="eager"),
         [qkv],
     )
@@ -219,7 +222,9 @@ def test_attention(shape: tuple[int, ...], n_head: int, level: str) -> None:
 def test_attention_in_groups_of_heads(monkeypatch: pytest.MonkeyPatch, level: str) -> None:
     qkv, dy = torch.randn(2, 40, 3 * 64).bfloat16(), torch.randn(2, 40, 64).bfloat16()
     at_once = torch.ops.pygpt.attention_native_backward(dy, qkv, 4, level)
-    monkeypatch.setattr(attention_native, "GROUP_SCORES", 3 * 40 * 40)  # 8 heads by 3, 3 and 2
+    monkeypatch.setattr(
+        sys.modules["pygpt.ops.attention"], "GROUP_SCORES", 3 * 40 * 40
+    )  # 8 heads by 3, 3 and 2
     assert torch.equal(torch.ops.pygpt.attention_native_backward(dy, qkv, 4, level), at_once)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -101,10 +103,10 @@ def test_auto_is_eager_for_what_the_kernels_are_too_small_for(
 
 @pytest.mark.parametrize("op", ["attention", "layer_norm", "gelu", "linear_cross_entropy"])
 def test_auto_is_eager_for_other_dtypes(op: str) -> None:
-    assert ops._choose(op, "auto", CUDA, torch.float64) == "eager"
-    assert ops._choose(op, "auto", CUDA, torch.bfloat16) == "triton"
+    assert dispatch.choose(op, "auto", CUDA, torch.float64) == "eager"
+    assert dispatch.choose(op, "auto", CUDA, torch.bfloat16) == "triton"
     with pytest.raises(ValueError, match="'triton' takes float32, float16, bfloat16, not .*64"):
-        ops._choose(op, "triton", CUDA, torch.float64)
+        dispatch.choose(op, "triton", CUDA, torch.float64)
 
 
 def test_asking_whether_triton_runs_is_no_graph_break() -> None:
@@ -354,3 +356,8 @@ def test_compiled_attention_with_dropout_has_no_graph_break() -> None:
         backend="eager",
     )
     assert compiled(qkv).shape == (1, 8, 32)
+
+
+def test_importing_the_ops_does_not_import_the_compiler() -> None:
+    program = "import sys, pygpt.ops; sys.exit('torch._dynamo' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)

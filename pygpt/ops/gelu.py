@@ -1,7 +1,7 @@
-"""GELU of x + bias on a CPU, in its tanh form: the native implementation of `pygpt.ops.gelu`.
+"""GELU with the bias of the linear layer before it.
 
-PyTorch's tanh is exact to the last place and slow for it; here the logistic form of GELU takes one
-exponential. The gradient of the bias comes out of the pass that makes the gradient of x.
+The reference is PyTorch's `gelu`. The Triton kernel is ``pygpt.kernels.gelu``. The native
+implementation, for a CPU, is the last section of this file.
 """
 
 from __future__ import annotations
@@ -9,14 +9,59 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pygpt import _C
 from pygpt.ops import native
+from pygpt.ops.checks import check_channel_vector
+from pygpt.ops.dispatch import choose
 
 
-def gelu(x: Tensor, bias: Tensor | None = None, *, level: str = "") -> Tensor:
-    """GELU of x + bias; see `pygpt.ops.gelu`.
+def gelu(
+    x: Tensor, bias: Tensor | None = None, *, approximate: str = "tanh", impl: str = "auto"
+) -> Tensor:
+    """GELU of x + bias: z·Φ(z), or its tanh form, which is GPT-2's.
+
+    Hendrycks and Gimpel 2016, section 2.
+
+    Args:
+        x: (…, C).
+        bias: (C,) or None, the bias of the linear layer before.
+        approximate: "tanh" or "none" (by the error function).
+        impl: see `pygpt.ops`.
+
+    Returns:
+        (…, C), in x's dtype.
+
+    Raises:
+        ValueError: a bias that does not fit, or another `approximate`.
+    """
+    if approximate not in ("tanh", "none"):
+        raise ValueError(f"gelu: approximate={approximate!r}, not 'tanh'/'none'")
+    check_channel_vector("gelu", "bias", bias, x)
+    chosen = choose("gelu", impl, x.device, x.dtype)
+    if chosen == "native" and approximate != "tanh":
+        if impl != "auto":
+            raise ValueError("gelu: impl='native' takes approximate='tanh'; take impl='eager'")
+        chosen = "eager"
+    if chosen == "native":
+        return gelu_native(x, bias)
+    if chosen == "triton":
+        from pygpt.kernels.gelu import gelu as gelu_triton
+
+        y: Tensor = gelu_triton(x, bias, approximate=approximate)
+        return y
+    return F.gelu(x if bias is None else x + bias.to(x.dtype), approximate=approximate)
+
+
+# --- native, on a CPU -----------------------------------------------------------------------------
+# PyTorch's tanh is exact to the last place, and slow for it. Here the logistic form of GELU takes
+# one exponential, and the gradient of the bias comes from the pass that computes the gradient of x.
+
+
+def gelu_native(x: Tensor, bias: Tensor | None = None, *, level: str = "") -> Tensor:
+    """The native implementation of the tanh form; see `gelu`, the contract.
 
     Args:
         x: (…, C), fp32 or bf16.
@@ -28,7 +73,7 @@ def gelu(x: Tensor, bias: Tensor | None = None, *, level: str = "") -> Tensor:
 
 
 @torch.library.custom_op("pygpt::gelu_native", mutates_args=(), device_types="cpu")
-def _gelu(x: Tensor, bias: Tensor | None, level: str) -> Tensor:
+def _native(x: Tensor, bias: Tensor | None, level: str) -> Tensor:
     y = x.new_empty(x.shape)
     operands, _keep_alive = _operands(x, bias, level)
     if y.numel():
@@ -36,15 +81,17 @@ def _gelu(x: Tensor, bias: Tensor | None, level: str) -> Tensor:
     return y
 
 
-@_gelu.register_fake
-def _gelu_fake(x: Tensor, bias: Tensor | None, level: str) -> Tensor:
+@_native.register_fake
+def _native_fake(x: Tensor, bias: Tensor | None, level: str) -> Tensor:
     return x.new_empty(x.shape)
 
 
 @torch.library.custom_op("pygpt::gelu_native_backward", mutates_args=(), device_types="cpu")
-def _gelu_backward(dy: Tensor, x: Tensor, bias: Tensor | None, level: str) -> tuple[Tensor, Tensor]:
+def _native_backward(
+    dy: Tensor, x: Tensor, bias: Tensor | None, level: str
+) -> tuple[Tensor, Tensor]:
     """The gradients: dx in x's dtype, dbias in fp32, empty where there is no bias."""
-    dx, dbias = _gelu_backward_fake(dy, x, bias, level)
+    dx, dbias = _native_backward_fake(dy, x, bias, level)
     dy = dy.contiguous()
     operands, _keep_alive = _operands(x, bias, level)
     if dx.numel():
@@ -55,8 +102,8 @@ def _gelu_backward(dy: Tensor, x: Tensor, bias: Tensor | None, level: str) -> tu
     return dx, dbias
 
 
-@_gelu_backward.register_fake
-def _gelu_backward_fake(
+@_native_backward.register_fake
+def _native_backward_fake(
     dy: Tensor, x: Tensor, bias: Tensor | None, level: str
 ) -> tuple[Tensor, Tensor]:
     dbias = x.new_empty(0 if bias is None else x.size(-1), dtype=torch.float32)
@@ -98,4 +145,4 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor | None, None]:
     return dx, None if bias is None else dbias.to(bias.dtype), None
 
 
-_gelu.register_autograd(_backward, setup_context=_setup_context)
+_native.register_autograd(_backward, setup_context=_setup_context)
