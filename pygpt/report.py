@@ -111,11 +111,13 @@ def _facts(config: ReportConfig) -> Facts:
     log = LogBuilder(Path(), "flags")
     if config.preset:
         preset = dataclasses.asdict(from_preset(config.preset))
-        _take(log, {**preset, "vocab_size": 50304, "schedule": "cosine"}, f"preset {config.preset}")
+        preset |= {"vocab_size": 50304, "schedule": "cosine"}
+        log.facts.take(preset, f"preset {config.preset}")
     if config.config and config.config.suffix == ".py":
         use_config(read_config(config.config), log, config.config.name)
     elif config.config:
-        _take(log, {**read_toml(config.config), "schedule": "cosine"}, config.config.name)
+        values = {**read_toml(config.config), "schedule": "cosine"}
+        log.facts.take(values, config.config.name)
     if config.card:
         from pygpt.planning.hardware import named_card
 
@@ -123,13 +125,6 @@ def _facts(config: ReportConfig) -> Facts:
     for name in (*SHAPE, "corpus", "corpus_tokens"):
         log.fact(name, getattr(config, name), f"--{name.replace('_', '-')}")
     return log.facts
-
-
-def _take(log: LogBuilder, values: dict[str, object], source: str) -> None:
-    names = {field.name for field in dataclasses.fields(Facts)} - {"sources", "card"}
-    for name in names & values.keys():
-        if values[name] != "auto":
-            log.fact(name, values[name], source)
 
 
 def _may_go_on(report: RunReport) -> bool:

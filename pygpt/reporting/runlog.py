@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from array import array
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,12 @@ class Facts:
         if value is not None:
             setattr(self, name, value)
             self.sources[name] = source
+
+    def take(self, values: Mapping[str, Any], source: str) -> None:
+        """Set the facts that a configuration has, except for "auto"."""
+        names = {field.name for field in dataclasses.fields(self)} - {"sources", "card"}
+        for name in names & values.keys():
+            self.put(name, None if values[name] == "auto" else values[name], source)
 
     def known(self) -> dict[str, Any]:
         """The facts that are not None."""

@@ -135,6 +135,7 @@ def test_a_last_line_that_is_being_written(tmp_path: Path) -> None:
         ("", "is empty"),
         ("hello world\n", "no format that is known"),
         ("step,accuracy\n1,2\n", "no column of the loss; its columns are accuracy, step"),
+        ("step,loss\n", "a header and no rows"),
         ("loss,lr\n1,2\n", "no column of the step; its columns are loss, lr"),
         ("step,loss\n1,nan\n2,inf\n", "losses are all NaN or infinite"),
         ("step,loss\n" + "1,3.0\n2,3.0\n" * 60, "the steps go back 59 times"),

@@ -50,6 +50,8 @@ def _gpt2(subject: Subject) -> Finding:
     log, small = subject.log, GPT2_SIZES[0]
     command = cli.command("eval", log.path, "--compare", "gpt2")
     if log.facts.vocab_size not in GPT2_VOCABULARY:
+        if log.facts.vocab_size is None:
+            command = cli.command("report", log.path, "--vocab-size", 50304)
         return Finding(
             "gpt2",
             "unknown",

@@ -61,6 +61,8 @@ def read(path: Path, log: LogBuilder) -> None:
             seen |= row.keys()
             use = _choose(seen)
         _add(row, use, log)
+    if not seen:
+        raise InputError(f"{path} has a header and no rows; give the log of a run that has begun")
     if "step" not in use or not ({"loss", "val"} & use.keys()):
         missing = "step" if "step" not in use else "loss"
         accepted = STEPS if missing == "step" else (*LOSSES, *VALIDATION)
