@@ -68,6 +68,7 @@ class TokenDataset:
         checksum: of all ids of the split: SHA-256 over its shards' SHA-256.
         n_bytes: UTF-8 bytes of the text they came from, or None where no dataset.json says so.
         shards: the compiled core's view, for `BatchSampler`.
+        scans: checksum and largest id of each shard.
 
     Raises:
         InputError: no such directory, split or shard; a shard that is empty, cut off, of an
@@ -91,7 +92,7 @@ class TokenDataset:
         else:
             self._open_bare(tokenizer)
         self.n_tokens = self.shards.n_tokens
-        self.checksum = _checksum(self._scans)
+        self.checksum = _checksum(self.scans)
 
     def __len__(self) -> int:
         """Ids in the split."""
@@ -125,8 +126,8 @@ class TokenDataset:
         self.shards = _C.TokenShards([str(path) for path in paths], info.dtype)
         for file, shard in zip(self.shards.files, split.shards, strict=True):
             _check_agrees(file, shard, info.dtype)
-        self._scans = self._scan()
-        for scan, shard in zip(self._scans, split.shards, strict=True):
+        self.scans = self._scan()
+        for scan, shard in zip(self.scans, split.shards, strict=True):
             if scan.sha256 != shard.sha256:
                 raise InputError(
                     f"{scan.path} has the SHA-256 {scan.sha256} and {FILE_NAME} says "
@@ -145,7 +146,7 @@ class TokenDataset:
                     "`python -m pygpt.prepare text`"
                 )
         self._refuse_uint32()
-        self._scans = self._scan()
+        self.scans = self._scan()
         if tokenizer is None:
             self._warn_gpt2([path.name for path in paths])
 
@@ -177,7 +178,7 @@ class TokenDataset:
         Raises:
             InputError: the largest id is far below what GPT-2's text reaches.
         """
-        largest = max(scan.largest_id for scan in self._scans)
+        largest = max(scan.largest_id for scan in self.scans)
         for n_tokens, reached in _GPT2_REACHES:
             if self.shards.n_tokens >= n_tokens and largest < reached:
                 raise InputError(

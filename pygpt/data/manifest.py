@@ -84,6 +84,8 @@ class DatasetInfo:
             InputError: the file can't be read, is not valid JSON, or of another format.
         """
         path = directory / FILE_NAME
+        if not path.exists():
+            raise InputError(f"{directory} has no {FILE_NAME}: it is not a prepared dataset")
         try:
             fields = json.loads(path.read_text(encoding="utf-8-sig"))
             if fields.get("format") != FORMAT:

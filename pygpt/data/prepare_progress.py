@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -11,15 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import progress
-from rich.console import Console
-
 from pygpt.data.corpora.parts import Part
 from pygpt.data.encoding import Position
 from pygpt.data.manifest import ShardInfo
 from pygpt.data.shards import SplitState
 from pygpt.utils.errors import InputError
 from pygpt.utils.files import replace_text
+from pygpt.utils.progress import ProgressBar
 
 _FILE_NAME = "progress.json"
 _HASHES_NAME = "hashes.bin"
@@ -129,42 +126,24 @@ class Hashes:
         return len(self._seen)
 
 
-class ProgressBar(contextlib.AbstractContextManager["ProgressBar"]):
-    """Bytes, documents, tokens, tokens per second and the time left, if stderr is a terminal."""
+class CorpusBar(ProgressBar):
+    """The bar of `pygpt.utils.progress` with documents, tokens and tokens per second."""
 
     def __init__(self, parts: Sequence[Part], start: Position) -> None:
-        console = Console(stderr=True)
-        self._bar = progress.Progress(
-            progress.TextColumn("encoding"),
-            progress.BarColumn(),
-            progress.DownloadColumn(),
-            progress.TextColumn("{task.fields[counts]}"),
-            progress.TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._parts = parts
-        self._part, self._before = start.part, sum(part.n_bytes for part in parts[: start.part])
-        total = sum(part.n_bytes for part in parts)
-        self._task = self._bar.add_task("", total=total, completed=self._before, counts="")
+        self._parts, self._part = parts, start.part
+        self._before = sum(part.n_bytes for part in parts[: start.part])
         self._tokens: int | None = None
-        self._start = time.perf_counter()
+        self._since = time.perf_counter()
+        total = sum(part.n_bytes for part in parts)
+        super().__init__("encoding", total, unit="bytes", completed=self._before)
 
-    def __enter__(self) -> ProgressBar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def update(self, position: Position, documents: int, tokens: int) -> None:
+    def show(self, position: Position, documents: int, tokens: int) -> None:
         """Show where the writer is. The bar moves part by part."""
         if self._tokens is None:
             self._tokens = tokens
         while self._part < position.part:
             self._before += self._parts[self._part].n_bytes
             self._part += 1
-        rate = (tokens - self._tokens) / max(time.perf_counter() - self._start, 1e-9)
-        counts = f"{documents:,} documents, {tokens:,} tokens, {rate:,.0f} tokens/s"
-        self._bar.update(self._task, completed=self._before, counts=counts)
+        rate = (tokens - self._tokens) / max(time.perf_counter() - self._since, 1e-9)
+        text = f"{documents:,} documents, {tokens:,} tokens, {rate:,.0f} tokens/s"
+        self.update(self._before, text)

@@ -26,7 +26,7 @@ from pygpt.data.corpora.parts import Part, Records, parts_of
 from pygpt.data.corpora.stdlib import Stdlib
 from pygpt.data.encoding import Encoded, dtype_of, encode
 from pygpt.data.manifest import DatasetInfo, SplitInfo
-from pygpt.data.prepare_progress import Hashes, Progress, ProgressBar
+from pygpt.data.prepare_progress import CorpusBar, Hashes, Progress
 from pygpt.data.shards import ShardWriter
 from pygpt.tokenizers.base import Tokenizer, get_tokenizer
 from pygpt.utils import signals
@@ -189,7 +189,8 @@ class _Preparation:
             self._hashes = stack.enter_context(
                 Hashes(self._directory, self._before.n_hashes, enabled=self._limits.dedup)
             )
-            self._bar = stack.enter_context(ProgressBar(self._parts, self._position))
+            self._bar = CorpusBar(self._parts, self._position)
+            stack.enter_context(self._bar)
             self._write_all(workers)
             splits = {name: writer.finish() for name, writer in self._writers.items()}
         self._check_splits(splits)
@@ -219,7 +220,7 @@ class _Preparation:
                     self._write(piece)
                     if piece.ends_document and self._is_complete():
                         return
-                self._bar.update(self._position, self._n_documents(), self._n_tokens())
+                self._bar.show(self._position, self._n_documents(), self._n_tokens())
                 if restartable and self._n_full() > committed:
                     committed = self._n_full()
                     self._commit()
@@ -260,7 +261,7 @@ class _Preparation:
 
     def _refuse(self, piece: Encoded) -> None:
         kept = "nothing was kept"
-        if self._limits.shard_tokens is not None:
+        if self._limits.shard_tokens is not None and self._n_documents():
             self._commit()
             kept = f"{self._n_documents():,} documents before it are kept"
         name = self._parts[piece.after.part].name

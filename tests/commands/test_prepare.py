@@ -11,10 +11,13 @@ import pytest
 
 from pygpt.data import shards
 from pygpt.data.corpora import base as corpora_base
+from pygpt.data.corpora.select import select
 from pygpt.data.corpora.stdlib import Stdlib
 from pygpt.data.corpora.text import TextFiles
+from pygpt.data.inspection import report
+from pygpt.data.options import Options
 from pygpt.data.writer import prepare
-from pygpt.prepare import Options, main, report
+from pygpt.prepare import main
 from pygpt.utils import cli
 from pygpt.utils.errors import InputError
 from tests.helpers.corpus import write
@@ -56,15 +59,15 @@ def test_unknown_flag(tmp_path: Path) -> None:
 
 def test_options() -> None:
     defaults = cli.parse(Options, prog="prepare", args=[])
-    assert defaults.corpus() == Stdlib()
+    assert select(defaults) == Stdlib()
     args = ["--val_fraction", "0.1", "text", "a", "b", "--out", "x"]
     options = cli.parse(Options, prog="prepare", args=args)
-    assert options.corpus() == TextFiles((Path("a"), Path("b")))
+    assert select(options) == TextFiles((Path("a"), Path("b")))
     assert (options.val_fraction, options.out) == (0.1, Path("x"))
     with pytest.raises(InputError, match="prepare text a"):
-        cli.parse(Options, prog="prepare", args=["stdlib", "a"]).corpus()
+        select(cli.parse(Options, prog="prepare", args=["stdlib", "a"]))
     with pytest.raises(InputError, match="text needs files"):
-        cli.parse(Options, prog="prepare", args=["text"]).corpus()
+        select(cli.parse(Options, prog="prepare", args=["text"]))
 
 
 def test_report(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pygpt.data.corpora.base import Corpus, split
+from pygpt.tokenizers.chars import CharTokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,17 @@ class Records(abc.ABC):
         Raises:
             InputError: there is none, or a file can't be read.
         """
+
+
+def characters_of(corpus: Corpus | Records) -> CharTokenizer:
+    """The tokenizer of a corpus's characters; reads all of it."""
+    characters: set[str] = set()
+    for part in parts_of(corpus, 0.5, 0):
+        for piece in part.read():
+            if not isinstance(piece, Unreadable):
+                characters.update(piece)
+    characters -= {chr(code) for code in range(0xD800, 0xE000)}  # halves of pairs are refused later
+    return CharTokenizer("".join(characters))
 
 
 def parts_of(corpus: Corpus | Records, val_fraction: float, seed: int) -> Sequence[Part]:
