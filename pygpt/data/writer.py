@@ -31,7 +31,7 @@ from pygpt.data.shards import ShardWriter
 from pygpt.tokenizers.base import Tokenizer, get_tokenizer
 from pygpt.utils import signals
 from pygpt.utils.errors import InputError, check_seed
-from pygpt.utils.files import directory_beside
+from pygpt.utils.files import directory_beside, remove_partial
 
 logger = logging.getLogger(__name__)
 
@@ -164,6 +164,7 @@ class _Preparation:
         self._directory, self._corpus, self._parts = directory, corpus, parts
         self._tokenizer, self._seed = tokenizer, seed
         self._val_fraction, self._limits = val_fraction, limits
+        remove_partial(directory)
         self._identity = self._describe()
         self._before = Progress.read(directory, self._identity)
         if self._before == Progress(self._identity):

@@ -58,7 +58,14 @@ class GPT2Tokenizer(Tokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.unsignedinteger]]:
         """See `Tokenizer.encode_batch`. By gigatoken, many times as fast, where it is installed."""
         encoder = self._gigatoken
-        return super().encode_batch(texts) if encoder is None else [*map(encoder.encode, texts)]
+        if encoder is None:
+            return super().encode_batch(texts)
+        try:
+            return [*map(encoder.encode, texts)]
+        except TypeError:
+            for text in texts:
+                text.encode()  # half a surrogate pair: raise what Python raises
+            raise
 
     @functools.cached_property
     def _gigatoken(self) -> Any:

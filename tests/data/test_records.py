@@ -179,9 +179,10 @@ def test_a_truncated_file_is_named(tmp_path: Path, rng: random.Random, suffix: s
     texts = [f"{rng.random()}" * 50 for _ in range(2000)]
     path = write_jsonl(tmp_path / f"x.jsonl{suffix}", texts)
     path.write_bytes(path.read_bytes()[:-1000])
+    limits = Limits(shard_tokens=1_000_000)
     with pytest.raises(InputError, match=r"x\.jsonl.*record .*damaged or cut off"):
-        prepare(JsonLines((path,)), tmp_path / "out", "bytes", limits=SMALL)
-    limits = Limits(shard_tokens=100_000, skip_bad=True)
+        prepare(JsonLines((path,)), tmp_path / "out", "bytes", limits=limits)
+    limits = Limits(shard_tokens=1_000_000, skip_bad=True)
     info = prepare(JsonLines((path,)), tmp_path / "kept", "bytes", limits=limits)
     assert info.details is not None
     assert info.details["dropped"] == {"unreadable": 1}

@@ -57,7 +57,7 @@ def read_json_lines(path: Path, text_column: str) -> Iterator[str | Unreadable]:
                 if content.strip():
                     yield _text(content, text_column, number)
     except read_errors() as error:
-        yield Unreadable(f"the file is damaged or cut off here ({error})")
+        yield Unreadable(f"the file is damaged or cut off here ({error!r})")
 
 
 def _text(line: bytes, column: str, number: int) -> str | Unreadable:

@@ -92,7 +92,7 @@ def _read(path: Path, index: int, column: str) -> Iterator[str | Unreadable]:
             for batch in file.iter_batches(_BATCH_ROWS, row_groups=[index], columns=[column]):
                 yield from _texts(batch.column(0))
     except _errors() as error:
-        yield Unreadable(f"the row group is damaged here ({error})")
+        yield Unreadable(f"the row group is damaged here ({error!r})")
 
 
 def _texts(array: Any) -> Iterator[str | Unreadable]:
