@@ -92,7 +92,7 @@ def main() -> None:
     facts = _facts(config)
     while True:
         reports = build(config.paths, facts, config.steps)
-        running = config.watch and any(_may_go_on(report) for report in reports)
+        running = config.watch and any(report.log.may_go_on for report in reports)
         if config.json:
             print(json.dumps(as_fields(reports, language), indent=2, ensure_ascii=False))
         if not config.json or config.out:
@@ -125,10 +125,6 @@ def _facts(config: ReportConfig) -> Facts:
     for name in (*SHAPE, "corpus", "corpus_tokens"):
         log.fact(name, getattr(config, name), f"--{name.replace('_', '-')}")
     return log.facts
-
-
-def _may_go_on(report: RunReport) -> bool:
-    return not report.log.finished and report.log.running is not False
 
 
 def _write(

@@ -260,6 +260,11 @@ class RunLog:
         planned = self.facts.max_steps
         return None if planned is None else self.last_step >= planned - 1
 
+    @property
+    def may_go_on(self) -> bool:
+        """Whether more steps may come."""
+        return not self.finished and self.running is not False
+
 
 class LogBuilder:
     """What a reader fills, record by record."""
