@@ -26,7 +26,7 @@ from pygpt.tokenizers.base import load_tokenizer
 from pygpt.tokenizers.bytes import ByteTokenizer
 from pygpt.training.display import Display, Output, describe
 from pygpt.training.flags import read_command_line, resume_command
-from pygpt.training.schedule import announce_schedule
+from pygpt.training.schedule import announce_schedule, decay_from_now
 from pygpt.training.trainer import Trainer
 from pygpt.utils import cli
 from pygpt.utils.cli import say
@@ -51,6 +51,9 @@ def main() -> None:
         # TF32 where a GEMM is not in bf16; before the peak rate is measured.
         torch.set_float32_matmul_precision("high")
     train_split, val_split = open_data(config)
+    if config.decay_now:
+        newest = run.newest_checkpoint()
+        config = decay_from_now(config, checkpoint.read_state(newest).step if newest else 0)
     check_data(config, train_split, val_split)
     vocab_size = padded_vocab_size(train_split.tokenizer.n_vocab)
     config = dataclasses.replace(config, data=train_split.path.absolute())

@@ -22,7 +22,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-NOT_STORED = ("config", "resume", "dry_run", "card")
+NOT_STORED = ("config", "resume", "dry_run", "card", "decay_now")
 """Fields of TrainConfig that are about one start of a run."""
 
 VOCAB_MULTIPLE = 64
@@ -161,6 +161,21 @@ class TrainConfig:
     """Steps over which the rate rises linearly to its peak."""
     lr_decay_steps: int | None = None
     """Step at which the rate reaches min_lr. Default: max_steps."""
+    schedule: Literal["cosine", "linear", "wsd"] = "cosine"
+    """How the rate falls to min_lr after the warm-up: along a cosine, linearly, or (wsd) linearly
+    after a stable phase at the peak."""
+    decay_fraction: float = 0.2
+    """Share of the steps over which wsd decays, the last ones."""
+    decay_from: int | None = None
+    """Step at which wsd starts to decay. Default: what decay_fraction gives."""
+    decay_now: int | None = None
+    """With --resume and wsd: decay over this many steps from the newest checkpoint on, and end."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Muon updates the matrices of the blocks by orthogonalised momentum, and AdamW the rest."""
+    muon_momentum: float = 0.95
+    """Muon's decay of the momentum."""
+    muon_lr_scale: float = 0.5
+    """Muon's learning rate as a multiple of learning_rate, scaled to the RMS of AdamW's updates."""
     weight_decay: float = 0.1
     """Decay of matrices; biases and norms have none."""
     beta1: float = 0.9
@@ -204,7 +219,7 @@ class TrainConfig:
         if self.lr_decay_steps is not None and self.lr_decay_steps < 1:
             raise InputError(f"lr_decay_steps must be above 0, got {self.lr_decay_steps}")
         check_seed(self.seed)
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", "muon_momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if self.offload_optimizer and self.dtype == "float32":
@@ -212,8 +227,34 @@ class TrainConfig:
                 "--offload-optimizer keeps weights in bfloat16 on the device, and dtype is "
                 "float32; give --dtype bfloat16, or leave --offload-optimizer out"
             )
+        self._check_optimizer()
+        self._check_decay()
         if self.card and not self.dry_run:
             raise InputError("--card names a card to reckon with, which only --dry-run does")
+
+    def _check_optimizer(self) -> None:
+        if self.offload_optimizer and self.optimizer == "muon":
+            raise InputError(
+                "--offload-optimizer updates weights on the CPU, where Muon's matrix products take "
+                "longer than the step; leave it out, or give --optimizer adamw"
+            )
+        if not 0 < self.muon_lr_scale < math.inf:
+            raise InputError(f"muon_lr_scale must be above 0, got {self.muon_lr_scale}")
+
+    def _check_decay(self) -> None:
+        if not 0 < self.decay_fraction <= 1:
+            raise InputError(
+                f"decay_fraction must be above 0 and at most 1, got {self.decay_fraction:g}"
+            )
+        if self.decay_from is not None and self.schedule != "wsd":
+            raise InputError(
+                f"decay_from={self.decay_from} needs --schedule wsd, and this is {self.schedule}"
+            )
+        if self.decay_now is not None:
+            if not self.resume:
+                raise InputError("--decay-now ends a run that is there; give --resume --out RUN")
+            if self.decay_now < 1:
+                raise InputError(f"decay_now must be at least 1 step, got {self.decay_now}")
 
     def model(self, vocab_size: int) -> GPTConfig:
         """The model this run trains, for an embedding table of `vocab_size` rows."""

@@ -36,6 +36,9 @@ CONTEXT_BYTES = 768 << 20
 CPU_TOKENS = 4096
 """Most tokens in a micro-batch on a CPU, where more gain nothing."""
 
+MUON_BATCH_ELEMENTS = 1 << 24
+"""Most elements that Muon orthogonalises in one batch (one matrix may be larger)."""
+
 FP32 = 4
 """Bytes of an fp32 element: weights, their gradients, AdamW's moments and the residual stream."""
 
@@ -60,6 +63,9 @@ class Estimate:
     """On top of the activations, while the last norm, the head and the loss are computed."""
     backward: int
     """On top of the activations, while the first block is differentiated."""
+    update: int
+    """In Muon's update, when the activations are gone: matrices on their way through
+    Newton–Schulz."""
     host: int
     """Not on the device: what --offload-optimizer takes of the machine's memory."""
 
@@ -71,7 +77,8 @@ class Estimate:
     @property
     def total(self) -> int:
         """The peak: the loss and the backward come one after the other."""
-        return self.state + self.weight_casts + self.activations + max(self.loss, self.backward)
+        step = self.weight_casts + self.activations + max(self.loss, self.backward)
+        return self.state + max(step, self.update)
 
     @property
     def planned(self) -> int:
@@ -99,6 +106,7 @@ class Plan:
     checkpointing: bool
     offload: bool
     compiled: bool
+    muon: bool = False
 
     @classmethod
     def of(
@@ -125,6 +133,7 @@ class Plan:
             checkpointing=config.checkpoint_activations,
             offload=config.offload_optimizer,
             compiled=bool(config.compile),
+            muon=config.optimizer == "muon",
         )
 
     def estimate(self, micro_batch: int) -> Estimate:
@@ -138,6 +147,7 @@ class Plan:
             checkpointing=self.checkpointing,
             offload=self.offload,
             compiled=self.compiled,
+            muon=self.muon,
         )
 
     def largest_micro_batch(self, free: int) -> int:
@@ -217,9 +227,8 @@ class Plan:
 
     def alternatives(self) -> list[Plan]:
         """The same run with each choice of flags that save memory here, from none to all."""
-        offload = (
-            (False, True) if self.device == "cuda" and self.dtype == torch.bfloat16 else (False,)
-        )
+        can_offload = self.device == "cuda" and self.dtype == torch.bfloat16 and not self.muon
+        offload = (False, True) if can_offload else (False,)
         return [
             dataclasses.replace(self, offload=offloaded, checkpointing=recomputed)
             for offloaded, recomputed in itertools.product(offload, (False, True))
@@ -249,6 +258,7 @@ def estimate(
     checkpointing: bool = False,
     offload: bool = False,
     compiled: bool = False,
+    muon: bool = False,
 ) -> Estimate:
     """The memory of a training step at its peak.
 
@@ -261,10 +271,13 @@ def estimate(
         checkpointing: whether blocks are computed again in the backward.
         offload: whether fp32 weights and AdamW's moments are the host's.
         compiled: whether the model runs through torch.compile.
+        muon: whether the matrices of the blocks are Muon's, with one moment and not two.
     """
     tokens, c, s = micro_batch * config.block_size, config.n_embd, dtype.itemsize
     parameters = gradients = FP32 * config.n_params()
     optimizer, host = 2 * parameters, 0
+    if muon:
+        optimizer -= FP32 * config.n_layer * 12 * c**2
     casts = _block_casts(config, s)
     if offload:
         kept = _kept_by_host(config)
@@ -302,8 +315,19 @@ def estimate(
         activations=ids + config.n_layer * (block_inputs if checkpointing else block),
         loss=loss,
         backward=backward,
+        update=_muon_update(config, s) if muon else 0,
         host=host,
     )
+
+
+def _muon_update(config: GPTConfig, s: int) -> int:
+    """At most 7 copies of a batch of matrices: single, stacked, scaled, two Gram, old and new."""
+    square, wide = config.n_embd**2, 4 * config.n_embd**2
+    largest = max(
+        min(4 * config.n_layer * square, max(MUON_BATCH_ELEMENTS, square)),
+        min(2 * config.n_layer * wide, max(MUON_BATCH_ELEMENTS, wide)),
+    )
+    return 7 * s * largest
 
 
 def _kept_by_host(config: GPTConfig) -> int:

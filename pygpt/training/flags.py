@@ -43,7 +43,7 @@ _NANOGPT = {
 # What a resumed run may not change: its weights, or the order of its batches, would no longer fit.
 _FIXED_ON_RESUME = (
     "preset", "n_layer", "n_head", "n_embd", "block_size", "bias", "batch_tokens", "seed",
-    "sampling", "init_from",
+    "sampling", "init_from", "optimizer",
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pygpt.config import TrainConfig
 from pygpt.model import GPT
+from pygpt.training.muon import MuonWithAdamW
 
 
 class Updater:
@@ -54,7 +55,12 @@ class Updater:
         self.zero_grad()
 
 
-def build_optimizer(model: GPT, config: TrainConfig) -> torch.optim.AdamW:
+def build_optimizer(model: GPT, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer that `config` names."""
+    return MuonWithAdamW(model, config) if config.optimizer == "muon" else _adamw(model, config)
+
+
+def _adamw(model: GPT, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019), fused, without decay of vectors: biases and norms.
 
     The moments are allocated here, not in the first step: if one step fits into memory, all do.

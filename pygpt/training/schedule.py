@@ -7,23 +7,65 @@ import logging
 import math
 
 from pygpt.config import TrainConfig
+from pygpt.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """The rate of step `step` (0 is the first): linear warm-up, cosine decay to min_lr.
+    """The rate of step `step` (0 is the first): linear warm-up, then down to min_lr.
 
-    Loshchilov and Hutter 2017, equation 5, without restarts.
+    cosine: Loshchilov and Hutter 2017, equation 5, without restarts. wsd, warm-up, stable, decay:
+    Hu et al. 2024 (MiniCPM), section 4.2, with a linear decay.
     """
+    peak, end = config.learning_rate, decay_end(config)
     if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    end = config.max_steps if config.lr_decay_steps is None else config.lr_decay_steps
+        return peak * (step + 1) / config.warmup_steps
     if step >= end:
         return config.min_lr
-    progress = (step - config.warmup_steps) / (end - config.warmup_steps)
-    cosine = (1 + math.cos(math.pi * progress)) / 2
-    return config.min_lr + (config.learning_rate - config.min_lr) * cosine
+    start = decay_start(config)
+    progress = max(0, step - start) / (end - start)
+    if config.schedule == "cosine":
+        remaining = (1 + math.cos(math.pi * progress)) / 2
+    else:
+        remaining = 1 - progress
+    return config.min_lr + (peak - config.min_lr) * remaining
+
+
+def decay_start(config: TrainConfig) -> int:
+    """The last step at the peak rate, 0 being the first step."""
+    if config.schedule != "wsd":
+        return config.warmup_steps
+    if config.decay_from is not None:
+        return max(config.warmup_steps, config.decay_from)
+    end = decay_end(config)
+    return max(config.warmup_steps, end - round(config.decay_fraction * end))
+
+
+def decay_end(config: TrainConfig) -> int:
+    """The first step at min_lr."""
+    return config.max_steps if config.lr_decay_steps is None else config.lr_decay_steps
+
+
+def decay_from_now(config: TrainConfig, step: int) -> TrainConfig:
+    """The run that decays from `step` on, over `decay_now` steps, and ends.
+
+    Raises:
+        InputError: it is not in the stable phase of wsd.
+    """
+    assert config.decay_now is not None
+    if config.schedule != "wsd":
+        raise InputError(
+            f"--decay-now needs a run with a stable phase, --schedule wsd; this one is a "
+            f"{config.schedule} schedule, which decays to step {decay_end(config)}"
+        )
+    if not config.warmup_steps <= step <= decay_start(config):
+        raise InputError(
+            f"--decay-now starts in the stable phase, steps {config.warmup_steps} to "
+            f"{decay_start(config)}, and the newest checkpoint is of step {step}"
+        )
+    end = step + config.decay_now
+    return dataclasses.replace(config, decay_from=step, lr_decay_steps=end, max_steps=end)
 
 
 def announce_schedule(config: TrainConfig, step: int) -> None:
