@@ -1,0 +1,184 @@
+"""Batches from several datasets, in given proportions: a pure function of the step.
+
+The rows of a global batch are dealt to the datasets by largest deficit: row k (counted over all
+steps) goes to the dataset whose share k·weight is furthest ahead of the rows that it got. So the
+proportions hold at every moment to within one row, nothing is drawn, and any step can be computed
+by itself, because after each period of rows all datasets got exactly their share.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pygpt.data.dataset import TokenDataset
+from pygpt.data.sampler import BatchSampler, Buffer
+from pygpt.utils.errors import InputError
+
+# Weights are rounded to this part of the whole, which bounds the period of the rows.
+_RESOLUTION = 1000
+
+
+class MixtureSampler:
+    """Which windows of several datasets make batch k; the interface of `BatchSampler`.
+
+    Args:
+        datasets: with one tokenizer.
+        weights: share of the rows that each dataset gets; they need not sum to 1.
+        batch_size: sequences in the global batch B, over all ranks.
+        block_size: positions T in a sequence.
+        seed: see `BatchSampler`; dataset i is shuffled by seed + i.
+        rank: which part of the batch this process takes.
+        world_size: in how many parts the batch is taken.
+        sampling: see `BatchSampler`.
+        read_ahead: see `BatchSampler`.
+
+    Attributes:
+        tokens_per_epoch: targets until the dataset that is used up first, for its weight, was seen
+            once.
+
+    Raises:
+        InputError: other weights than one positive number for each dataset, datasets of different
+            tokenizers, or what `BatchSampler` refuses.
+    """
+
+    def __init__(
+        self,
+        datasets: Sequence[TokenDataset],
+        weights: Sequence[float],
+        batch_size: int,
+        block_size: int,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        sampling: str = "permutation",
+        read_ahead: bool = True,
+    ) -> None:
+        shares = _shares(datasets, weights)
+        if not 0 <= rank < world_size or batch_size < 1 or batch_size % world_size:
+            raise InputError(
+                f"rank {rank} of {world_size} can't take an equal part of {batch_size} sequences"
+            )
+        # One row at a time: row r of a dataset is its "step" r, whatever batch it falls into.
+        self._samplers = [
+            BatchSampler(
+                dataset,
+                1,
+                block_size,
+                seed=(seed + at) % 2**64,
+                sampling=sampling,
+                read_ahead=read_ahead,
+            )
+            for at, dataset in enumerate(datasets)
+        ]
+        self._pattern = _deal(shares)
+        self._batch_size = batch_size
+        self._rows = batch_size // world_size
+        self._first = rank * self._rows
+        self._block_size = block_size
+        self.tokens_per_epoch = min(
+            int(sampler.tokens_per_epoch / share)
+            for sampler, share in zip(self._samplers, shares, strict=True)
+        )
+
+    @overload
+    def batch(self, step: int, out: None = None) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+    @overload
+    def batch(self, step: int, out: tuple[Buffer, Buffer]) -> tuple[Buffer, Buffer]: ...
+
+    def batch(self, step: int, out: tuple[Any, Any] | None = None) -> tuple[Any, Any]:
+        """The inputs and targets of one step; see `BatchSampler.batch`."""
+        if step < 0:
+            raise InputError(f"step must be 0 or more, got {step}")
+        if out is None:
+            shape = (self._rows, self._block_size)
+            out = torch.empty(shape, dtype=torch.int64), torch.empty(shape, dtype=torch.int64)
+        x, y = out
+        if len(x) != self._rows or len(y) != self._rows:
+            raise ValueError(f"out: x and y must have {self._rows} rows, got {len(x)} and {len(y)}")
+        start = step * self._batch_size + self._first
+        for row in range(self._rows):
+            dataset, number = self._locate(start + row)
+            self._samplers[dataset].batch(number, (x[row : row + 1], y[row : row + 1]))
+        return x, y
+
+    def source_of(self, step: int) -> list[int]:
+        """The dataset of each row of this rank's batch, as indices."""
+        start = step * self._batch_size + self._first
+        return [self._locate(start + row)[0] for row in range(self._rows)]
+
+    def _locate(self, row: int) -> tuple[int, int]:
+        """The dataset of a row, and how many rows that dataset had before it."""
+        period, at = divmod(row, len(self._pattern))
+        dataset = int(self._pattern[at])
+        before = int(np.count_nonzero(self._pattern[:at] == dataset))
+        return dataset, period * int(np.count_nonzero(self._pattern == dataset)) + before
+
+
+def parse_mixture(texts: Sequence[str]) -> list[tuple[str, float]]:
+    """``["data/a:0.7", "data/b:0.3"]`` as paths with weights; a path alone has the weight 1.
+
+    Raises:
+        InputError: a weight that is not a positive number, or a path that is given twice.
+    """
+    mixture = []
+    for text in texts:
+        path, colon, weight = text.rpartition(":")
+        if not colon:
+            path, weight = text, "1"
+        try:
+            value = float(weight)
+        except ValueError:
+            value = math.nan
+        if not (path and 0 < value < math.inf):
+            raise InputError(f"--data {text}: write PATH:WEIGHT with a positive number, like A:0.7")
+        mixture.append((path, value))
+    paths = [path for path, _ in mixture]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise InputError(f"--data {path} is given twice; give it once with the sum of weights")
+    return mixture
+
+
+def _shares(datasets: Sequence[TokenDataset], weights: Sequence[float]) -> list[Fraction]:
+    """Weights as parts of 1, to one thousandth."""
+    if len(weights) != len(datasets) or not datasets:
+        raise InputError(f"{len(datasets)} datasets need as many weights, got {len(weights)}")
+    for weight in weights:
+        if not 0 < weight < math.inf:
+            raise InputError(f"a weight must be a positive number, got {weight}")
+    for dataset in datasets[1:]:
+        if dataset.tokenizer != datasets[0].tokenizer:
+            raise InputError(
+                f"{dataset.path} has the tokenizer {dataset.tokenizer.name!r} and "
+                f"{datasets[0].path} has {datasets[0].tokenizer.name!r}: their ids differ; prepare "
+                "one of them again"
+            )
+    total = math.fsum(weights)
+    parts = [round(_RESOLUTION * weight / total) for weight in weights]
+    if 0 in parts:
+        raise InputError(
+            f"{datasets[parts.index(0)].path} has less than 1/{_RESOLUTION} of the weight; leave "
+            "it out, or give it more"
+        )
+    return [Fraction(part, sum(parts)) for part in parts]
+
+
+def _deal(shares: Sequence[Fraction]) -> NDArray[np.intp]:
+    """The dataset of each row of one period, (period,): each gets its share as evenly as can be."""
+    period = math.lcm(*(share.denominator for share in shares))
+    given = [0] * len(shares)
+    pattern = np.empty(period, np.intp)
+    for row in range(period):
+        deficits = [share * (row + 1) - had for share, had in zip(shares, given, strict=True)]
+        pattern[row] = dataset = deficits.index(max(deficits))
+        given[dataset] += 1
+    return pattern
