@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from pygpt.evaluation import tasks
+from pygpt.hub import layout
 from pygpt.runs.models import locate
 from pygpt.utils import cli
 from pygpt.utils.errors import InputError
+from pygpt.utils.json_file import read_object
 from pygpt.utils.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ class EvalConfig:
     """Runs (their newest checkpoints), checkpoints, GPT-2 directories of Hugging Face's layout, or
     models on the Hub. Default: the newest run."""
     compare: tuple[str, ...] = ()
-    """Further models beside them, such as gpt2, gpt2-medium or OWNER/NAME on the Hub."""
+    """Further models beside them, such as gpt2, gpt2-medium or OWNER/NAME on the Hub. What is not a
+    GPT-2 is run by transformers, where that is installed."""
     tasks: str = ""
     """Tasks, with commas between: lambada, wikitext103, hellaswag, piqa, arc_easy, winogrande,
     copa."""
@@ -100,19 +103,29 @@ class EvalConfig:
 def main() -> None:
     """The command."""
     config = cli.parse(EvalConfig, prog="python -m pygpt.eval")
-    names: list[str | None] = [*config.paths, *config.compare]
-    if not config.paths:
-        names.insert(0, None)  # the newest run
+    names = config.paths or (None,)
     places = {str(name or "newest run"): locate(name, config.revision) for name in names}
+    others = {name: _place(name, config.revision) for name in config.compare}
 
     from pygpt.runs.judging import Judge
 
-    judge = Judge(config, places)
+    judge = Judge(config, {**places, **others})
     if config.is_table:
         _print_table(config, judge)
         return
     fields, lines = judge.loss()
     print(json.dumps(fields) if config.json else "\n".join(lines))
+
+
+def _place(name: str, revision: str | None) -> Path | None:
+    """The directory of a model to compare with; None for one that only transformers runs."""
+    try:
+        directory = locate(name, revision)
+        layout.from_config(read_object(directory / "config.json"))
+    except layout.UnsupportedModelError as error:
+        logger.info("%s: transformers runs %s instead", error, name)
+        return None
+    return directory
 
 
 def _print_table(config: EvalConfig, judge: Judge) -> None:

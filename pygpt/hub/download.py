@@ -92,7 +92,7 @@ class _Repository:
         try:
             layout.from_config(read_object(config))
         except InputError as error:
-            raise InputError(f"{self.name}: {error}") from error
+            raise type(error)(f"{self.name}: {error}") from error
         if self._get("vocab.json") is None:
             self._get("tokenizer.json")
         self._get_weights()

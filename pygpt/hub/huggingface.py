@@ -130,7 +130,7 @@ def read_config(directory: Path) -> tuple[GPTConfig, TokenizerInfo]:
     try:
         config, tokenizer = layout.from_config(fields)
     except InputError as error:
-        raise InputError(f"{directory / 'config.json'}: {error}") from error
+        raise type(error)(f"{directory / 'config.json'}: {error}") from error
     return config, tokenizer or identify(directory, config.vocab_size)
 
 

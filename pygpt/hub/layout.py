@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+
+class UnsupportedModelError(InputError):
+    """Another architecture, or a variant of GPT-2 whose arithmetic pygpt does not have."""
+
+
 HEAD = "lm_head.weight"
 """The head. GPT-2 ties it to the token embedding, so files hold it twice or not at all."""
 
@@ -234,7 +239,9 @@ def from_config(fields: Mapping[str, Any]) -> tuple[GPTConfig, TokenizerInfo | N
     given = {name: value for name, value in fields.items() if value is not None}
     for name, accepted in _REQUIRED.items():
         if name in given and given[name] not in accepted:
-            raise InputError(f"{name} = {given[name]!r}; pygpt runs {_names(accepted)} only")
+            raise UnsupportedModelError(
+                f"{name} = {given[name]!r}; pygpt runs {_names(accepted)} only"
+            )
     if "model_type" not in given:
         raise InputError('it has no "model_type"; pygpt runs "gpt2" only')
     sizes = _sizes(given)
@@ -251,7 +258,7 @@ def from_config(fields: Mapping[str, Any]) -> tuple[GPTConfig, TokenizerInfo | N
         bias=bool(ours.get("bias", True)),
     )
     if given.get("n_inner", 4 * config.n_embd) != 4 * config.n_embd:
-        raise InputError(f"n_inner = {given['n_inner']}; pygpt runs 4 × n_embd only")
+        raise UnsupportedModelError(f"n_inner = {given['n_inner']}; pygpt runs 4 × n_embd only")
     try:
         return config, TokenizerInfo(**ours["tokenizer"]) if "tokenizer" in ours else None
     except TypeError as error:

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from pygpt.data import TokenDataset
-from pygpt.evaluation.language_model import PygptModel
+from pygpt.evaluation.language_model import LanguageModel, PygptModel, TransformersModel
 from pygpt.evaluation.loss import Evaluation, evaluate
 from pygpt.evaluation.results import Result
 from pygpt.evaluation.tasks import documents, get_task
@@ -59,10 +59,10 @@ class Judge:
 
     Args:
         options: of the eval command.
-        places: name as the user gave it → directory.
+        places: name as the user gave it → directory; None for a model that transformers runs.
     """
 
-    def __init__(self, options: Options, places: Mapping[str, Path]) -> None:
+    def __init__(self, options: Options, places: Mapping[str, Path | None]) -> None:
         self.options = options
         self.places = places
         self.device = start_device(options.device)
@@ -70,6 +70,7 @@ class Judge:
     def loss(self) -> tuple[dict[str, object], list[str]]:
         """Loss of the one model on a split: as fields, and as lines of text."""
         options, (directory,) = self.options, self.places.values()
+        assert directory is not None
         model, tokenizer = huggingface.load(directory, self.device, impl=options.impl)
         dataset = TokenDataset(options.data or trained_on(directory), split=options.split)
         _check_tokenizer(directory, tokenizer, dataset)
@@ -111,7 +112,8 @@ class Judge:
             ) from error
         folder = self.options.task_data if self.options.task_data.is_dir() else None
         return {
-            name: lm_eval_adapter.evaluate(self._load(name), tasks, folder) for name in self.places
+            name: lm_eval_adapter.evaluate(self._by_pygpt(name), tasks, folder)
+            for name in self.places
         }
 
     def _items(self, task: str) -> Sequence[Any]:
@@ -120,6 +122,7 @@ class Judge:
 
     def _documents(self) -> list[str]:
         first = next(iter(self.places.values()))
+        assert first is not None
         dataset = TokenDataset(self.options.data or trained_on(first), split=self.options.split)
         return documents.read(dataset, self.options.tokens)[: self.options.examples]
 
@@ -145,10 +148,36 @@ class Judge:
                     )
         return found
 
-    def _load(self, name: str) -> PygptModel:
-        model, info = huggingface.load(self.places[name], self.device, impl=self.options.impl)
+    def _load(self, name: str) -> LanguageModel:
+        return self._by_transformers(name) if self.places[name] is None else self._by_pygpt(name)
+
+    def _by_pygpt(self, name: str) -> PygptModel:
+        place = self.places[name]
+        if place is None:
+            raise InputError(f"{name} is not a GPT-2, and --lm-eval runs pygpt's models")
+        model, info = huggingface.load(place, self.device, impl=self.options.impl)
         logger.info("%s on %s, %s", name, self.device, model.impl)
         return PygptModel(model, load_tokenizer(info))
+
+    def _by_transformers(self, name: str) -> TransformersModel:
+        """In fp32, from safetensors only, without code of the model's own."""
+        try:
+            import transformers
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"{name} is not a GPT-2, and transformers, which would run it, is not installed: "
+                "pip install transformers"
+            ) from error
+        try:
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                name, dtype=torch.float32, use_safetensors=True
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"transformers can't load {name}: {reason}") from error
+        model.to(self.device)  # type: ignore[arg-type]
+        return TransformersModel(model, tokenizer)
 
     @contextlib.contextmanager
     def _computing(self) -> Iterator[None]:

@@ -100,3 +100,25 @@ def test_bad_input_is_refused_before_anything_is_loaded(
     flags = [models[0], "--tasks", "piqa", "--task-data", task_data]
     with pytest.raises(InputError, match=r"no piqa.jsonl in .*tasks; put it there"):
         run_eval(monkeypatch, capsys, *flags)
+
+
+def test_a_model_of_another_architecture_is_run_by_transformers(
+    models: list[str], task_data: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    import shutil
+
+    import transformers
+
+    config = transformers.GPTNeoXConfig(
+        vocab_size=50257, hidden_size=16, num_hidden_layers=1, num_attention_heads=1,
+        intermediate_size=16, max_position_embeddings=32,
+    )  # fmt: skip
+    transformers.GPTNeoXForCausalLM(config).save_pretrained("neox")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(Path(models[1]) / file, "neox")
+    flags = ["--tasks", "copa", "--task-data", task_data, "--json"]
+    fields = json.loads(run_eval(monkeypatch, capsys, models[0], "--compare", "neox", *flags))
+    assert fields["neox"]["copa"]["examples"] == 3
+    with pytest.raises(InputError, match="model_type = 'gpt_neox'"):
+        run_eval(monkeypatch, capsys, "neox", *flags)

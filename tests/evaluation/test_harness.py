@@ -20,7 +20,7 @@ needs_data = pytest.mark.skipif(
     not (DATA / "lambada_openai.jsonl").exists(),
     reason="waits for the published files: PYGPT_TEST_DATA=FOLDER",
 )
-ROWS = 40
+ROWS = 24
 
 # How the harness is told of each file; prompts are those of its own tasks.
 TEMPLATES: dict[str, dict[str, Any]] = {
