@@ -106,11 +106,12 @@ def fetch(*names: str, **environment: str) -> list[str]:
     """
     program = (
         "import sys\n"
+        "from pygpt import InputError\n"
         "from pygpt.hub.download import model_directory\n"
         "for name in sys.argv[1:]:\n"
         "    name, _, revision = name.partition('@')\n"
         "    try: print(model_directory(name, revision or None))\n"
-        "    except ValueError as error: print(type(error).__name__, error)\n"
+        "    except InputError as error: print('InputError', error)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, *names],
