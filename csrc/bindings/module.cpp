@@ -61,7 +61,7 @@ py::array_t<std::int64_t> read_array(const TokenShards& shards, std::int64_t sta
 
 }  // namespace
 
-void bind_cpu_ops(py::module_& m);  // cpu_bindings.cpp
+void bind_cpu_ops(py::module_& m);  // ops.cpp
 
 PYBIND11_MODULE(_C, m) {
     m.doc() = "pygpt's compiled core; see pygpt.data";

@@ -1,5 +1,5 @@
 // Python bindings of the native ops. Addresses come from torch's data_ptr(): types, sizes and
-// strides are checked by the callers in pygpt (cpu_ops.py), and nothing of torch is included here.
+// strides are checked by the callers in pygpt (ops/native.py), and nothing of torch is included here.
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

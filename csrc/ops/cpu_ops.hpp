@@ -5,8 +5,8 @@
 //   gelu, gelu_backward  GELU of x + bias in its tanh form, and its gradients, the bias's included
 //   attention_backward_rows  causal softmax and its gradient, between attention's matrix products
 //
-// The arithmetic is written once, in cpu_ops_simd.hpp, and compiled once for each level below;
-// the level is chosen at run time, so that a wheel built on one CPU runs on another.
+// The arithmetic is written once, one op a file, and compiled once for each level below (isa_*.cpp);
+// dispatch.cpp chooses the level at run time, so that a wheel built on one CPU runs on another.
 //
 // Every row and every element is computed by one thread, and sums over rows are split in the same
 // way always: results don't depend on the number of threads.

@@ -22,11 +22,11 @@ cpu_ops() {  # name, sanitizer; each level with its own instructions, as in CMak
     local levels=()
     if [[ $(uname -m) == x86_64 ]]; then
         levels=("$build/avx2.o" "$build/avx512.o")
-        compile "$2" -mavx2 -mfma -c ops/cpu_ops_avx2.cpp -o "${levels[0]}"
-        compile "$2" -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -c ops/cpu_ops_avx512.cpp \
+        compile "$2" -mavx2 -mfma -c ops/isa_avx2.cpp -o "${levels[0]}"
+        compile "$2" -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -c ops/isa_avx512.cpp \
             -o "${levels[1]}"
     fi
-    compile "$2" ops/cpu_ops.cpp tests/test_cpu_ops.cpp "${levels[@]}" -o "$build/cpu_ops-$1"
+    compile "$2" ops/dispatch.cpp tests/test_cpu_ops.cpp "${levels[@]}" -o "$build/cpu_ops-$1"
     "$build/cpu_ops-$1"
 }
 

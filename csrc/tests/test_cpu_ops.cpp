@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "../ops/cpu_ops_generic.cpp"  // included, not linked: exp_nonpositive is internal to it
+#include "../ops/isa_generic.cpp"  // included, not linked: exp_nonpositive is internal to it
 
 using namespace pygpt::cpu;
 

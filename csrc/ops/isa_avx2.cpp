@@ -1,6 +1,6 @@
 // The native ops for AVX2 and FMA.
 #define PYGPT_LANES 8
-#include "cpu_ops_simd.hpp"
+#include "isa_table.hpp"
 
 namespace pygpt::cpu {
 

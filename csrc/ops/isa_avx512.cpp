@@ -1,6 +1,6 @@
 // The native ops for AVX-512 F, BW, DQ and VL.
 #define PYGPT_LANES 16
-#include "cpu_ops_simd.hpp"
+#include "isa_table.hpp"
 
 namespace pygpt::cpu {
 

@@ -1,6 +1,6 @@
 // The native ops for any CPU: SSE2 on x86-64, NEON on arm64.
 #define PYGPT_LANES 4
-#include "cpu_ops_simd.hpp"
+#include "isa_table.hpp"
 
 namespace pygpt::cpu {
 

@@ -1,4 +1,4 @@
-// What each instruction-set level gives to cpu_ops.cpp: one table of functions per level.
+// The table of functions that each instruction set (isa_*.cpp) gives to dispatch.cpp.
 #pragma once
 
 #include "cpu_ops.hpp"

@@ -1,4 +1,5 @@
-#include "cpu_ops.hpp"
+// Chooses the instruction set, splits an op over threads, and calls the instruction set's functions.
+#include "dispatch.hpp"
 
 #include <dlfcn.h>
 
@@ -6,8 +7,6 @@
 #include <atomic>
 #include <stdexcept>
 #include <thread>
-
-#include "cpu_ops_levels.hpp"
 
 namespace pygpt::cpu {
 namespace {

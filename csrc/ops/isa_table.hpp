@@ -1,0 +1,20 @@
+// The table of functions that one instruction set gives to dispatch.cpp. Included by isa_*.cpp only.
+#pragma once
+
+#include "accumulate.hpp"
+#include "attention.hpp"
+#include "cross_entropy.hpp"
+#include "dispatch.hpp"
+#include "gelu.hpp"
+
+namespace pygpt::cpu {
+namespace {
+
+Kernels level_kernels() {
+    return {cross_entropy_row, accumulate_range, gelu_rows,
+            gelu_backward_rows, partial_size, sum_partials,
+            attention_backward_row};
+}
+
+}  // namespace
+}  // namespace pygpt::cpu
