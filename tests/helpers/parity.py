@@ -1,14 +1,13 @@
-"""How a kernel is held to its eager twin: by the twin's own error against an fp64 truth.
+"""Kernel against reference; the tolerance comes from the reference's own error.
 
-A kernel passes when its largest error is at most twice that of eager PyTorch in the same dtype,
-plus 1e-5 (gradients: three times). Both are measured against the eager op in fp64 on the
-same, already rounded, inputs and upstream gradients. A twin that was lucky on a small tensor is
-counted as off by half a unit in the last place of the largest value: storing that value alone may
-cost as much.
+A kernel passes when its largest error is at most twice that of the eager reference in the same
+dtype, plus 1e-5 (gradients: three times). Both errors are measured against the reference in fp64 on
+the same, already rounded, inputs and upstream gradients. The reference's error counts as at least
+half a unit in the last place of the largest value, since storing that value alone may cost as much.
 
-The same holds for errors relative to their row's largest value, so that a large row can't hide a
-wrong small one; they vary more from draw to draw, and get twice as much. Inputs for which the
-allowance would let zeros pass are an error of the test.
+The same is required of errors relative to the largest value of their row, so that a large row can't
+hide a wrong small one. These vary more from draw to draw and get twice the tolerance. Inputs whose
+tolerance would let zeros pass are an error of the test.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from torch import Tensor
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-# bf16 arithmetic is wrong in Triton's interpreter, so on a CPU kernels are tested in the other two.
+# bf16 arithmetic is wrong in Triton's interpreter: tests/kernels/test_bfloat16.py patches it.
 DTYPES = (torch.float32, torch.float16)
 GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -33,16 +32,16 @@ MAP_NORESERVE = 0x4000  # Linux's; the mmap module names it from Python 3.13 on
 
 
 def gpu(test: Callable[..., None]) -> Callable[..., None]:
-    """Mark a test that only a card can run."""
+    """Mark a test that needs a GPU."""
     skip = pytest.mark.skipif(not torch.cuda.is_available(), reason="waits for a CUDA device")
     marked: Callable[..., None] = pytest.mark.gpu(skip(test))
     return marked
 
 
 def skip_below_gigabytes(needed: int) -> None:
-    """Skip the test that calls this on a card with less free memory."""
+    """Skip the test that calls this on a GPU with less free memory."""
     if torch.cuda.mem_get_info()[0] < needed * 1e9:
-        pytest.skip(f"waits for a card with {needed} GB of free memory")
+        pytest.skip(f"waits for a GPU with {needed} GB of free memory")
 
 
 Op = Callable[..., Any]
@@ -60,7 +59,7 @@ def check_parity(kernel: Op, eager: Op, inputs: Sequence[Tensor | None]) -> None
 
     Args:
         kernel: the implementation under test.
-        eager: its twin; run in the inputs' dtypes, and in fp64 for the truth.
+        eager: the reference; run in the inputs' dtypes, and in fp64 for the truth.
         inputs: operands in order, None where an optional one is absent.
     """
     with torch.no_grad():
@@ -73,45 +72,49 @@ def check_parity(kernel: Op, eager: Op, inputs: Sequence[Tensor | None]) -> None
     baseline = _run(eager, inputs, upstream)
     truth = _run(eager, wide, [dy.double() for dy in upstream])
 
-    for i, (result, repeated, twin, exact) in enumerate(
+    for i, (result, repeated, reference, exact) in enumerate(
         zip(got, again, baseline, truth, strict=True)
     ):
         is_output = i < len(outputs)
         name = f"output {i}" if is_output else f"gradient {i - len(outputs)}"
-        assert result.dtype == twin.dtype, f"{name} is {result.dtype}, eager's is {twin.dtype}"
-        assert result.shape == twin.shape, f"{name} is {result.shape}, eager's is {twin.shape}"
+        assert result.dtype == reference.dtype, (
+            f"{name} is {result.dtype}, eager's is {reference.dtype}"
+        )
+        assert result.shape == reference.shape, (
+            f"{name} is {result.shape}, eager's is {reference.shape}"
+        )
         assert torch.equal(result, repeated), f"{name}: the same call twice gave other bits"
-        assert_close_as_eager(result, twin, exact, 2.0 if is_output else 3.0, name)
+        assert_close_as_eager(result, reference, exact, 2.0 if is_output else 3.0, name)
 
 
 def assert_close_as_eager(
-    result: Tensor, twin: Tensor, exact: Tensor, factor: float, name: str = "result"
+    result: Tensor, reference: Tensor, exact: Tensor, factor: float, name: str = "result"
 ) -> None:
-    """Fail unless max|result - exact| ≤ factor·(twin's error) + 1e-5, and so relative to rows.
+    """Fail unless max|result - exact| ≤ factor·(reference's error) + 1e-5, and so relative to rows.
 
-    NaN fails, and so does a twin so far off that it proves nothing.
+    NaN fails, and so does a reference with an error so large that the test proves nothing.
     """
     if exact.numel() == 0:
         return
     width = exact.size(-1) if exact.dim() else 1
     rows = exact.reshape(-1, width)
-    error, twins, largest = (
+    error, reference_errors, largest = (
         values.abs().amax(1).nan_to_num(nan=math.inf, posinf=math.inf)
         for values in (
             result.double().reshape(rows.shape) - rows,
-            twin.double().reshape(rows.shape) - rows,
+            reference.double().reshape(rows.shape) - rows,
             rows,
         )
     )
-    half_ulp = torch.finfo(twin.dtype).eps / 2
-    allowed = factor * torch.maximum(twins.max(), half_ulp * largest.max()) + SLACK
+    half_ulp = torch.finfo(reference.dtype).eps / 2
+    allowed = factor * torch.maximum(reference_errors.max(), half_ulp * largest.max()) + SLACK
     assert allowed < max(largest.max().item(), NOTHING), (
         f"{name}: eager itself is so far off that {allowed:.3e} would be allowed, and the largest "
         f"exact value is {largest.max():.3e}; the test needs other inputs"
     )
     assert error.max() <= allowed, f"{name}: error {error.max():.3e}, allowed {allowed:.3e}"
     scale = largest.clamp(min=max(SMALL * largest.max().item(), 1e-30))
-    relative = (twins / scale).max().clamp(min=half_ulp)
+    relative = (reference_errors / scale).max().clamp(min=half_ulp)
     of_row = 2 * factor * relative * scale + SLACK
     row = int((error / of_row).argmax())
     assert error[row] <= of_row[row], (
