@@ -1,7 +1,7 @@
 """bf16 and TF32 in Triton's interpreter, so that kernels are tested in them without a GPU.
 
-Triton's interpreter stores bf16 as 16-bit integers and computes with those integers: its results
-are wrong. `exact_bfloat16` changes what the interpreter does with bf16 to what a GPU does:
+Triton's interpreter stores bf16 as 16-bit integers, and a dot or a sum of bf16 is one of those
+integers: its results are wrong. `exact_bfloat16` makes it do what a GPU does:
 
 - casts between fp32 and bf16 are exact, or round to nearest even;
 - a dot of bf16 operands multiplies them exactly and sums in fp32;
