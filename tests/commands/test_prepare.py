@@ -109,3 +109,59 @@ def test_ctrl_c_leaves_nothing(
     assert capsys.readouterr() == ("", "interrupted\n")
     assert len(written) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_verify_show_and_merge_as_commands(tmp_path: Path) -> None:
+    write(tmp_path, {"text/a.txt": "a" * 10, "text/b.txt": "b" * 10})
+    for out in ("one", "two"):
+        done = command("text", "text", "--tokenizer", "bytes", "--out", out, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    done = command("merge", "one", "two", "--out", "both", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = command("verify", "both", cwd=tmp_path)
+    assert "train: 2 documents, 22 tokens, 20 bytes" in done.stdout, done.stderr
+    done = command("show", "both", "--document", "1", "--split", "val", cwd=tmp_path)
+    assert done.stdout.strip() in ("a" * 10, "b" * 10)
+    done = command("show", "both", "--document", "2", cwd=tmp_path)
+    assert done.returncode == cli.BAD_INPUT
+    assert "--document 2 is not in 0 to 1" in done.stderr
+    shard = tmp_path / "both" / "train-00001.bin"
+    content = shard.read_bytes()
+    shard.unlink()  # it is a link to a shard of two/
+    shard.write_bytes(content[:-2] + b"z\0")
+    done = command("verify", "both", cwd=tmp_path)
+    assert done.returncode == cli.BAD_INPUT
+    assert "train-00001.bin is not what dataset.json says" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["openwebtex"], "no corpus 'openwebtex': did you mean 'openwebtext'?"),
+        (["fineweb"], "give one of --sample 10BT"),
+        (["jsonl"], "jsonl needs files"),
+        (["verify", "nowhere"], "nowhere has no dataset.json"),
+        (["text", "nowhere"], "there is no readable file or folder nowhere"),
+        (["jsonl", "nowhere", "--shard-tokens", "0"], "--shard-tokens 0 is not 1 or more"),
+        (["jsonl", "nowhere"], "nowhere can't be read: No such file"),
+        (["--dedup", "exact"], "--dedup, --min-bytes and --max-bytes choose among records"),
+        (["--tokenizer", "gpt3"], "no tokenizer 'gpt3'"),
+        (["shakespeare", "--rank", "2"], "--rank 2 is not in 0 to --world 1"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    tmp_path: Path,
+    args: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["prepare", *args])
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(main)
+    assert stopped.value.code == cli.BAD_INPUT
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert "Traceback" not in printed.err
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -1,0 +1,133 @@
+"""How fast `prepare` is from a parquet file to flushed shards, against the encoders alone.
+
+::
+
+    python bench/bench_prepare.py --megabytes 200 --workers 2
+
+Three rates on the same text and the same number of threads, in turns, in MB of UTF-8 text a second:
+`prepare` (parquet in, shards out, fsync included), gigatoken in memory, and tiktoken's
+encode_ordinary_batch in memory. The text is this Python's standard library and the files given,
+repeated until it is long enough, each time with other words in place of its identifiers, so that no
+encoder can answer from its cache of words alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import random
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import loky
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pygpt.data.corpora.parquet import Parquet
+from pygpt.data.corpora.stdlib import Stdlib
+from pygpt.data.writer import Limits, prepare
+from pygpt.tokenizers.gpt2 import GPT2Tokenizer
+from pygpt.utils import cli
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Measure prepare against its encoders."""
+
+    megabytes: int = 200
+    """UTF-8 text to encode."""
+
+    workers: int | None = None
+    """Threads. None: one for each CPU that this process may use."""
+
+    rounds: int = 5
+    """Times that each of the three is measured, in turns; the median counts."""
+
+    seed: int = 0
+    """Of the words that replace identifiers."""
+
+
+def texts(n_bytes: int, seed: int) -> list[str]:
+    """Documents of about `n_bytes` in all."""
+    rng = random.Random(seed)
+    sources = ["".join(document.blocks()) for document in Stdlib().documents()]
+    found: list[str] = []
+    size = 0
+    while size < n_bytes:
+        names: dict[str, str] = {}
+
+        def other(match: re.Match[str], names: dict[str, str] = names) -> str:
+            word = match[0]
+            if word not in names:
+                names[word] = word if rng.random() < 0.5 else word[::-1]
+            return names[word]
+
+        for source in sources:
+            text = re.sub(r"[A-Za-z]{5,}", other, source)
+            found.append(text)
+            size += len(text.encode())
+            if size >= n_bytes:
+                break
+    return found
+
+
+def in_memory(
+    encode: Callable[[list[str]], object], batches: list[list[str]], workers: int
+) -> None:
+    """Encode all batches with as many threads."""
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(encode, batches))
+
+
+def main() -> None:
+    """Measure and print."""
+    options = cli.parse(Options, prog="python bench/bench_prepare.py")
+    workers = options.workers or loky.cpu_count()
+    documents = texts(options.megabytes * 1_000_000, options.seed)
+    n_bytes = sum(len(text.encode()) for text in documents)
+    batches = [documents[i : i + 64] for i in range(0, len(documents), 64)]
+    tokenizer = GPT2Tokenizer()
+    tokenizer.encode_batch([""])
+    logging.disable(logging.INFO)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "text.parquet"
+        pq.write_table(pa.table({"text": documents}), path, row_group_size=1000)
+        number = 0
+
+        def whole() -> None:
+            nonlocal number
+            number += 1
+            limits = Limits(shard_tokens=10_000_000)
+            out = Path(folder) / f"out-{number}"
+            prepare(Parquet((path,)), out, tokenizer, workers=workers, limits=limits)
+
+        measured: dict[str, Callable[[], None]] = {
+            "prepare": whole,
+            "gigatoken": lambda: in_memory(tokenizer.encode_batch, batches, workers),
+            "tiktoken": lambda: in_memory(
+                lambda batch: tokenizer._encoding.encode_ordinary_batch(batch, num_threads=1),
+                batches,
+                workers,
+            ),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in measured}
+        for _ in range(options.rounds):
+            for name, call in measured.items():
+                start = time.perf_counter()
+                call()
+                seconds[name].append(time.perf_counter() - start)
+    rates = {name: n_bytes / 1e6 / statistics.median(times) for name, times in seconds.items()}
+    print(f"{n_bytes / 1e6:.0f} MB, {len(documents):,} documents, {workers} threads")
+    for name, rate in rates.items():
+        print(f"{name:<10} {rate:8.1f} MB/s")
+    print(f"prepare / tiktoken  {rates['prepare'] / rates['tiktoken']:.1f}")
+    print(f"prepare / gigatoken {rates['prepare'] / rates['gigatoken']:.2f}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
