@@ -40,7 +40,7 @@ from lib.interleaved import Spread
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from pygpt.config import PRESETS, GPTConfig, TrainConfig, from_preset
+from pygpt.config import GPTConfig, TrainConfig, from_preset
 from pygpt.model import GPT
 from pygpt.ops.dispatch import Implementations
 from pygpt.planning.hardware import (
@@ -55,7 +55,6 @@ from pygpt.planning.hardware import (
 from pygpt.planning.memory import Plan
 from pygpt.training.optimizer import build_optimizer
 from pygpt.utils import cli
-from pygpt.utils.errors import InputError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -284,8 +283,7 @@ def main(options: Options) -> int:
     Returns:
         The exit status: 1 where a subject had no room or the measuring was stopped.
     """
-    if options.preset not in PRESETS:
-        raise InputError(f"no preset {options.preset!r}; there are {', '.join(PRESETS)}")
+    from_preset(options.preset)  # refuses an unknown name
     if options.nanogpt:
         nanogpt.check(options.nanogpt)
     bench = _bench(options)

@@ -29,7 +29,7 @@ from lib import nanogpt, report
 from lib.interleaved import Spread
 from rich.progress import Progress
 
-from pygpt.config import PRESETS
+from pygpt.config import from_preset
 from pygpt.data import TokenDataset
 from pygpt.utils import cli
 from pygpt.utils.errors import InputError
@@ -226,7 +226,7 @@ def _print_steps(rows: list[dict[str, Any]], device: torch.device) -> None:
 def same_time(options: Options) -> dict[str, Any]:
     """Pygpt's default CPU run, and nanoGPT's CPU recipe for as long, on the same bytes."""
     turns = 20
-    preset = {key: value for key, value in PRESETS["stdlib-cpu"].items() if key != "prompt"}
+    preset = dataclasses.asdict(from_preset("stdlib-cpu"))
     preset["micro_batch"] = preset["batch_tokens"] // preset["block_size"]
     recipe: dict[str, Any] = {
         "n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "bias": False,

@@ -16,7 +16,7 @@ import torch
 import tyro
 from lib import report
 
-from pygpt.config import PRESETS, GPTConfig, TrainConfig, from_preset
+from pygpt.config import GPTConfig, TrainConfig, from_preset, preset_names
 from pygpt.ops.dispatch import Implementations
 from pygpt.planning.hardware import Card, named_card
 from pygpt.planning.memory import CONTEXT_BYTES, Plan
@@ -57,7 +57,10 @@ def main() -> None:
         f"{HOST_BANDWIDTH / 1e9:.0f} GB/s of the machine's memory (assumed)."
     )
     rows = [
-        row for name in PRESETS if name not in LEFT_OUT for row in _rows(from_preset(name), card)
+        row
+        for name in preset_names()
+        if name not in LEFT_OUT
+        for row in _rows(from_preset(name), card)
     ]
     report.print_table(
         "µs a token by part, at the least", list(rows[0]), [list(row.values()) for row in rows]

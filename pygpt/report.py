@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from pygpt.config.train import from_preset, read_toml
+from pygpt.config import from_preset, toml_file
 from pygpt.reporting.build import RunReport, as_fields, build
 from pygpt.reporting.language import Language
 from pygpt.reporting.page import text
@@ -116,7 +116,7 @@ def _facts(config: ReportConfig) -> Facts:
     if config.config and config.config.suffix == ".py":
         use_config(read_config(config.config), log, config.config.name)
     elif config.config:
-        values = {**read_toml(config.config), "schedule": "cosine"}
+        values = {**toml_file.read(config.config), "schedule": "cosine"}
         log.facts.take(values, config.config.name)
     if config.card:
         from pygpt.planning.hardware import named_card

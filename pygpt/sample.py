@@ -17,6 +17,10 @@ logger = logging.getLogger(__name__)
 _NANOGPT = {"start": "--prompt", "out_dir": "the run, without a flag: python -m pygpt.sample RUN"}
 
 
+def _nanogpt_hint(name: str) -> str | None:
+    return f"--{name} is nanoGPT's; here it is {_NANOGPT[name]}" if name in _NANOGPT else None
+
+
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
     """Print what a model writes behind a prompt, as it is written. Stops at end-of-text."""
@@ -54,7 +58,7 @@ class SampleConfig:
 
 def main() -> None:
     """The command."""
-    config = cli.parse(SampleConfig, prog="python -m pygpt.sample", nanogpt=_NANOGPT)
+    config = cli.parse(SampleConfig, prog="python -m pygpt.sample", unknown=_nanogpt_hint)
     directory = locate(config.run, config.revision)
 
     import torch

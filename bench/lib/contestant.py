@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from lib import nanogpt
 
-from pygpt.config.train import TrainConfig, padded_vocab_size
+from pygpt.config import TrainConfig, padded_vocab_size
 from pygpt.data import TokenDataset
 from pygpt.evaluation.loss import Windows, evaluate
 from pygpt.model import GPT

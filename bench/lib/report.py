@@ -17,7 +17,7 @@ from lib.interleaved import Spread
 from rich.console import Console
 from rich.table import Table
 
-from pygpt.runs.run import describe_environment
+from pygpt.runs.environment import describe_environment
 
 RESULTS = Path(__file__).parent.parent / "results"
 

@@ -1,4 +1,4 @@
-"""What a model and a run are made of: `GPTConfig`, `TrainConfig` and the named presets.
+"""What a training run is: `TrainConfig`.
 
 A run's configuration is the preset's values, over them a TOML file's, over them the flags'.
 """
@@ -6,83 +6,14 @@ A run's configuration is the preset's values, over them a TOML file's, over them
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-import sys
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Literal
 
 import tomli_w
-import typeguard
 
+from pygpt.config.gpt import GPTConfig
 from pygpt.utils.errors import InputError, check_seed
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-NOT_STORED = ("config", "resume", "dry_run", "card", "decay_now")
-"""Fields of TrainConfig that are about one start of a run."""
-
-VOCAB_MULTIPLE = 64
-"""Rows of the embedding table are padded to a multiple of this: GEMMs run faster on round sizes."""
-
-
-@dataclasses.dataclass(frozen=True)
-class GPTConfig:
-    """The shape of a GPT-2-class model, with nanoGPT's field names."""
-
-    block_size: int = 1024
-    """Positions: the longest context, in tokens."""
-    vocab_size: int = 50304
-    """Rows of the embedding table; ids the tokenizer does not know are padding."""
-    n_layer: int = 12
-    n_head: int = 12
-    n_embd: int = 768
-    dropout: float = 0.0
-    bias: bool = True
-    """Biases in linear layers and layer norms, as GPT-2 has them."""
-
-    def __post_init__(self) -> None:
-        for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.n_embd % self.n_head:
-            below = self.n_embd - self.n_embd % self.n_head
-            nearest = [str(n) for n in (below, below + self.n_head) if n]
-            raise InputError(
-                f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}; "
-                f"the nearest widths that are: {', '.join(nearest)}"
-            )
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout must be in [0, 1), got {self.dropout}")
-
-    def n_params(self, *, positions: bool = True) -> int:
-        """Parameters, the tied head counted once; without position embeddings if asked."""
-        norm = self.n_embd * (1 + self.bias)
-        total = self.vocab_size * self.n_embd + self.n_layer * self.n_params_of_block() + norm
-        return total + (self.block_size * self.n_embd if positions else 0)
-
-    def n_params_of_block(self) -> int:
-        """Parameters of one block."""
-        c = self.n_embd
-        return 12 * c * c + 2 * c + (11 * c if self.bias else 0)
-
-    def flops_per_token(self, *, causal: bool = False) -> int:
-        """Operations of a training step per token, forward and backward.
-
-        6·N + 12·L·C·T (Chowdhery et al. 2022, appendix B), which counts attention as if it were
-        not causal: nanoGPT's convention, so that figures can be compared. With `causal`, attention
-        counts half, which is what is computed.
-        """
-        attention = (6 if causal else 12) * self.n_layer * self.n_embd * self.block_size
-        return 6 * self.n_params(positions=False) + attention
-
-
-def padded_vocab_size(n_vocab: int) -> int:
-    """The rows of an embedding table for a tokenizer of `n_vocab` ids."""
-    return -(-n_vocab // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +28,6 @@ class TrainConfig:
     preset: str = "auto"
     """Where all values start from: stdlib-cpu, stdlib-gpu, shakespeare-char, owt-30m, fineweb-40m,
     gpt2, gpt2-medium, gpt2-large or gpt2-xl. "auto" takes stdlib-gpu or stdlib-cpu."""
-    config: Path | None = None
-    """TOML file of further values, by the names listed here."""
     data: Path | None = None
     """Dataset directory of pygpt.prepare, nanoGPT or llm.c. The stdlib presets make their own."""
     init_from: str | None = None
@@ -106,12 +35,6 @@ class TrainConfig:
     gpt2-medium …, OWNER/NAME on the Hub, a run, or a directory. Default: fresh weights."""
     out: Path | None = None
     """Run directory. Default: runs/PRESET-DATE-TIME."""
-    resume: bool = False
-    """Go on from the newest checkpoint of --out, or of the newest run, exactly where it was."""
-    dry_run: bool = False
-    """Print what the run would take, in memory and at least in time; train nothing."""
-    card: str | None = None
-    """With --dry-run, the card to reckon with, such as "RTX 4070". Default: this machine."""
 
     device: str = "auto"
     """"cpu", "cuda", "cuda:1" …; "auto" takes a GPU if there is one."""
@@ -168,8 +91,6 @@ class TrainConfig:
     """Share of the steps over which wsd decays, the last ones."""
     decay_from: int | None = None
     """Step at which wsd starts to decay. Default: what decay_fraction gives."""
-    decay_now: int | None = None
-    """With --resume and wsd: decay over this many steps from the newest checkpoint on, and end."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """Muon updates the matrices of the blocks by orthogonalised momentum, and AdamW the rest."""
     muon_momentum: float = 0.95
@@ -229,8 +150,6 @@ class TrainConfig:
             )
         self._check_optimizer()
         self._check_decay()
-        if self.card and not self.dry_run:
-            raise InputError("--card names a card to reckon with, which only --dry-run does")
 
     def _check_optimizer(self) -> None:
         if self.offload_optimizer and self.optimizer == "muon":
@@ -250,11 +169,6 @@ class TrainConfig:
             raise InputError(
                 f"decay_from={self.decay_from} needs --schedule wsd, and this is {self.schedule}"
             )
-        if self.decay_now is not None:
-            if not self.resume:
-                raise InputError("--decay-now ends a run that is there; give --resume --out RUN")
-            if self.decay_now < 1:
-                raise InputError(f"decay_now must be at least 1 step, got {self.decay_now}")
 
     def model(self, vocab_size: int) -> GPTConfig:
         """The model this run trains, for an embedding table of `vocab_size` rows."""
@@ -306,11 +220,11 @@ class TrainConfig:
         return sequences // micro_batch
 
     def as_toml(self) -> str:
-        """Every value that is set; `read_toml` reads it back."""
+        """Every value that is set; `pygpt.config.toml_file.read` reads it back."""
         values = {
             name: str(value) if isinstance(value, Path) else value
             for name, value in dataclasses.asdict(self).items()
-            if value is not None and name not in NOT_STORED
+            if value is not None
         }
         return tomli_w.dumps(values)
 
@@ -325,115 +239,3 @@ def _divisors_around(total: int, wanted: int) -> str:
     # The divisors above `wanted` are total / n for the n below total / wanted.
     above = next((total // n for n in range(total // wanted, 0, -1) if total % n == 0), None)
     return " or ".join(str(n) for n in (below, above) if n)
-
-
-_GPT2 = {"batch_tokens": 524288, "max_steps": 19560, "warmup_steps": 700}
-_STDLIB = {"bias": False, "eval_interval": 200, "checkpoint_interval": 200, "prompt": "def "}
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # The default run on a CPU: under two minutes on two cores, where many small steps of a small
-    # model, at a short context, get furthest.
-    "stdlib-cpu": {
-        **_STDLIB,
-        "n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64,
-        "batch_tokens": 12 * 64, "max_steps": 3000, "warmup_steps": 100,
-        "learning_rate": 3e-3, "min_lr": 3e-4, "beta2": 0.99, "eval_tokens": 2**16,
-        "eval_interval": 700, "checkpoint_interval": 700, "log_interval": 100,
-    },
-    # Four passes over the corpus need no dropout, and with it attention would be PyTorch's.
-    "stdlib-gpu": {
-        **_STDLIB,
-        "n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 512,
-        "batch_tokens": 32768, "max_steps": 1500, "warmup_steps": 100,
-        "learning_rate": 1e-3, "min_lr": 1e-4, "eval_tokens": 2**18,
-    },
-    # nanoGPT's config/train_shakespeare_char.py, over bytes.
-    "shakespeare-char": {
-        "n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256, "dropout": 0.2, "bias": False,
-        "batch_tokens": 64 * 256, "max_steps": 5000, "warmup_steps": 100,
-        "learning_rate": 1e-3, "min_lr": 1e-4, "beta2": 0.99,
-        "eval_interval": 250, "eval_tokens": 2**18, "checkpoint_interval": 500,
-    },
-    "owt-30m": {
-        "n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 512, "bias": False,
-        "batch_tokens": 64 * 512, "max_steps": 20000, "warmup_steps": 500,
-    },
-    "fineweb-40m": {
-        "n_layer": 12, "n_head": 12, "n_embd": 384, "block_size": 1024, "bias": False,
-        "batch_tokens": 512 * 1024, "max_steps": 6000, "warmup_steps": 300,
-        "learning_rate": 5e-4, "min_lr": 5e-5,
-    },
-    # GPT-2's four sizes; rates by size from Brown et al. 2020, table 2.1.
-    "gpt2": {**_GPT2, "n_layer": 12, "n_head": 12, "n_embd": 768},
-    "gpt2-medium": {
-        **_GPT2, "n_layer": 24, "n_head": 16, "n_embd": 1024,
-        "learning_rate": 3e-4, "min_lr": 3e-5,
-    },
-    "gpt2-large": {
-        **_GPT2, "n_layer": 36, "n_head": 20, "n_embd": 1280,
-        "learning_rate": 2.5e-4, "min_lr": 2.5e-5,
-    },
-    "gpt2-xl": {
-        **_GPT2, "n_layer": 48, "n_head": 25, "n_embd": 1600,
-        "learning_rate": 2e-4, "min_lr": 2e-5,
-    },
-}  # fmt: skip
-
-
-def from_preset(name: str) -> TrainConfig:
-    """The configuration a preset stands for.
-
-    Raises:
-        InputError: there is no such preset, with the nearest name.
-    """
-    if name not in PRESETS:
-        raise InputError(f"no preset {name!r}; {nearest(name, list(PRESETS))}")
-    return TrainConfig(preset=name, **PRESETS[name])
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The values of a TOML file, by field, each of its field's type.
-
-    Raises:
-        InputError: the file can't be read, has a field or a type that does not exist here, a field
-            that only a flag can give, or an unknown preset.
-    """
-    try:
-        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"can't read the config {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid TOML: {error}") from error
-    hints = get_type_hints(TrainConfig)
-    for name, value in values.items():
-        if name not in hints:
-            raise InputError(f"{path}: no field {name!r}; {nearest(name, list(hints))}")
-        if name in NOT_STORED:
-            raise InputError(
-                f"{path}: {name} is about one start of a run; give it as the flag "
-                f"--{name.replace('_', '-')}"
-            )
-        values[name] = _from_toml_value(path, name, value, hints[name])
-    if values.get("preset", "auto") != "auto":
-        from_preset(values["preset"])
-    return values
-
-
-def _from_toml_value(path: Path, name: str, value: Any, hint: Any) -> Any:
-    """Check one value against its field's type; TOML has no paths, and writes 1.0 as 1 too."""
-    if Path in get_args(hint) and isinstance(value, str):
-        return Path(value)
-    if hint is float and type(value) is int:
-        return float(value)
-    try:
-        if isinstance(value, bool) and bool not in (hint, *get_args(hint)):
-            raise typeguard.TypeCheckError("bool is not expected")
-        return typeguard.check_type(value, hint)
-    except typeguard.TypeCheckError as error:
-        raise InputError(f"{path}: {name} = {value!r} can't be used: {error}") from error
-
-
-def nearest(name: str, names: list[str]) -> str:
-    """The hint behind an unknown name: the closest one, or all of them."""
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"

@@ -84,8 +84,7 @@ class TokenDataset:
     ) -> None:
         self.path = Path(path)
         self.split = split
-        if not self.path.is_dir():
-            raise InputError(_no_directory(self.path))
+        check_directory(self.path)
         self.n_bytes: int | None = None
         if (self.path / FILE_NAME).exists():
             self._open_described(DatasetInfo.read(self.path), tokenizer)
@@ -278,14 +277,20 @@ def _shards_named(directory: Path, split: str, suffix: str) -> list[Path]:
     return shards
 
 
-def _no_directory(path: Path) -> str:
-    """What to do about a path that is not a directory; newcomers give names of corpora."""
+def check_directory(path: Path) -> None:
+    """Refuse a path that is not a directory, before any shard is read.
+
+    Raises:
+        InputError: with the command that makes one; newcomers give names of corpora.
+    """
+    if path.is_dir():
+        return
     if str(path) in CORPUS_NAMES:
-        return (
+        raise InputError(
             f"{path} is the name of a corpus, not a dataset directory: `python -m pygpt.prepare "
             f"{path}` prepares it, and its last line is the command that trains on it"
         )
-    return (
+    raise InputError(
         f"{path} is not a dataset directory; `python -m pygpt.prepare --help` shows how to make one"
     )
 

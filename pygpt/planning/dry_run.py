@@ -20,22 +20,22 @@ SHARE = 0.5
 """Of the bound: the second time that is printed."""
 
 
-def report(console: Console, config: TrainConfig, vocab_size: int | None) -> None:
+def report(
+    console: Console, config: TrainConfig, vocab_size: int | None, card: str | None = None
+) -> None:
     """Print memory by part, the micro-batch that fits, and the least time, as one table.
 
     Args:
         console: where to.
         config: the run.
         vocab_size: rows of the embedding table; None assumes GPT-2's, and says so.
+        card: name of the GPU to estimate for; None is this machine.
 
     Raises:
         InputError: no such card or device, or a batch that does not divide.
     """
     assumed = "" if vocab_size else " (GPT-2's, assumed: no --data is named)"
-    if config.card:
-        machine = Machine.by_data_sheet(config.card)
-    else:
-        machine = Machine.here(pick_device(config.device))
+    machine = Machine.by_data_sheet(card) if card else Machine.here(pick_device(config.device))
     vocab_size = vocab_size or GPTConfig().vocab_size
     run = resolve(config, vocab_size, machine, check_memory=False)
     model = run.model
@@ -45,7 +45,7 @@ def report(console: Console, config: TrainConfig, vocab_size: int | None) -> Non
         f"context {model.block_size}, vocabulary {model.vocab_size:,}{assumed}: "
         f"{model.n_params() / 1e6:.2f} M parameters",
     )
-    say(console, f"{machine}" if config.card else f"{machine}; {run.peak}")
+    say(console, f"{machine}" if card else f"{machine}; {run.peak}")
     dtype = str(run.dtype).removeprefix("torch.")
     say(console, f"{dtype}{', compiled' if run.compile else ''}; {run.impl}")
     choices = [_Choice.of(config, run, plan, machine) for plan in run.plan().alternatives()]

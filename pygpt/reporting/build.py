@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from pygpt.config.train import GPTConfig
+from pygpt.config import GPTConfig
 from pygpt.reporting import findings
 from pygpt.reporting.findings.finding import Finding, Subject
 from pygpt.reporting.language import Language, Message

@@ -30,13 +30,13 @@ from pygpt.hub import huggingface
 from pygpt.hub.stored import StoredTensors
 from pygpt.model import GPT
 from pygpt.ops.dispatch import launch_table
+from pygpt.runs.run import CHECKPOINT_PREFIX, list_checkpoints
 from pygpt.tokenizers.info import TokenizerInfo
 from pygpt.utils.errors import InputError
 from pygpt.utils.files import PARTIAL, replacing
 
 logger = logging.getLogger(__name__)
 
-_PREFIX = "step-"
 OPTIMIZER_FILE = "optimizer.safetensors"
 
 
@@ -65,7 +65,7 @@ def save(
         InputError: it could not be written (a full disk). Nothing of it is left and older
             checkpoints are untouched.
     """
-    final = directory / f"{_PREFIX}{state.step:08d}"
+    final = directory / f"{CHECKPOINT_PREFIX}{state.step:08d}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with replacing(final) as partial:
@@ -181,12 +181,6 @@ def read_state(path: Path) -> TrainerState:
 
 def _way_out(path: Path) -> str:
     return f"delete or move {path}, then --resume takes the checkpoint before it"
-
-
-def list_checkpoints(directory: Path) -> list[Path]:
-    """The checkpoints below `directory`, oldest first."""
-    paths = directory.glob(f"{_PREFIX}*")
-    return sorted(path for path in paths if path.is_dir() and path.name[len(_PREFIX) :].isdecimal())
 
 
 def prune(directory: Path, keep: int) -> None:

@@ -17,24 +17,20 @@ import contextlib
 import fcntl
 import json
 import os
-import platform
-import subprocess
 from collections.abc import Iterator
-from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-import torch
-
-from pygpt.config.train import TrainConfig, read_toml
-from pygpt.planning.hardware import device_name
-from pygpt.runs import checkpoint
+from pygpt.config import TrainConfig, toml_file
 from pygpt.utils import cli
 from pygpt.utils.errors import InputError
 from pygpt.utils.files import remove_partial, replace_text
 
+if TYPE_CHECKING:
+    import torch
+
 RUNS = Path("runs")
+CHECKPOINT_PREFIX = "step-"
 
 
 class Run:
@@ -59,11 +55,11 @@ class Run:
 
     def config(self) -> TrainConfig:
         """The configuration it was started with."""
-        return TrainConfig(**read_toml(self.config_file))
+        return TrainConfig(**toml_file.read(self.config_file))
 
     def newest_checkpoint(self) -> Path | None:
         """The newest whole checkpoint, or None before the first."""
-        paths = checkpoint.list_checkpoints(self.checkpoints)
+        paths = list_checkpoints(self.checkpoints)
         return paths[-1] if paths else None
 
     @contextlib.contextmanager
@@ -157,6 +153,8 @@ class Run:
     def _record_start(self, device: torch.device, step: int) -> None:
         path = self.path / "run.json"
         try:
+            from pygpt.runs.environment import describe_environment
+
             starts = json.loads(path.read_bytes()) if path.exists() else []
             starts = [*starts, describe_environment(device) | {"step": step}]
         except (ValueError, TypeError) as error:
@@ -164,45 +162,12 @@ class Run:
         replace_text(path, json.dumps(starts, indent=2) + "\n")
 
 
-def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Machine, versions and time: what a figure means nothing without."""
-    described: dict[str, Any] = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "device": device_name(device),
-    }
-    if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        described["architecture"] = f"sm_{properties.major}{properties.minor}"
-        described["memory_gib"] = round(properties.total_memory / 2**30, 1)
-    else:
-        described["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
-    return described | {
-        "threads": torch.get_num_threads(),
-        "pygpt": metadata.version("pygpt-trainer"),
-        "commit": _git_commit(),
-        "torch": torch.__version__,
-        "triton": _version_of_triton(),
-        "python": platform.python_version(),
-    }
-
-
-def _version_of_triton() -> str | None:
-    try:
-        return metadata.version("triton")
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git_commit() -> str | None:
-    """The commit of the source this runs from; None for an installed copy."""
-    root = Path(__file__).parent.parent
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+def list_checkpoints(directory: Path) -> list[Path]:
+    """The checkpoints below `directory`, oldest first."""
+    paths = directory.glob(f"{CHECKPOINT_PREFIX}*")
+    return sorted(
+        path for path in paths if path.is_dir() and path.name[len(CHECKPOINT_PREFIX) :].isdecimal()
+    )
 
 
 def runs_below(root: Path) -> list[Run]:

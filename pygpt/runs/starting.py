@@ -7,7 +7,7 @@ import logging
 
 import torch
 
-from pygpt.config.train import TrainConfig
+from pygpt.config import TrainConfig
 from pygpt.hub import huggingface
 from pygpt.model import GPT
 from pygpt.runs.models import locate

@@ -8,37 +8,20 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import logging
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pygpt.config.train import NOT_STORED, TrainConfig, from_preset, read_toml
-from pygpt.planning.hardware import pick_device
+from pygpt.config import StartOptions, TrainConfig, from_preset, toml_file
+from pygpt.config.other_trainers import hint
+from pygpt.data.dataset import check_directory
 from pygpt.runs.run import RUNS, Run, newest_run, runs_below
-from pygpt.runs.starting import adopt_shape
 from pygpt.utils import cli
 from pygpt.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
-
-_PROG = "python -m pygpt.train"
-
-# nanoGPT's flags that have another name here; docs/from-nanogpt.md has them all.
-_NANOGPT = {
-    "out_dir": "--out",
-    "dataset": "--data, a path",
-    "batch_size": "--micro-batch, and the batch of a step is --batch-tokens",
-    "gradient_accumulation_steps": "what follows from --batch-tokens and --micro-batch",
-    "max_iters": "--max-steps",
-    "warmup_iters": "--warmup-steps",
-    "lr_decay_iters": "--lr-decay-steps",
-    "decay_lr": "--min-lr equal to --learning-rate",
-    "eval_iters": "--eval-tokens",
-    "eval_only": "python -m pygpt.eval RUN",
-    "always_save_checkpoint": "--checkpoint-interval and --keep-checkpoints",
-    "wandb_log": "metrics.jsonl in the run's directory, and TensorBoard where it is installed",
-}
 
 # What a resumed run may not change: its weights, or the order of its batches, would no longer fit.
 _FIXED_ON_RESUME = (
@@ -47,8 +30,24 @@ _FIXED_ON_RESUME = (
 )  # fmt: skip
 
 
-def read_command_line(args: list[str]) -> tuple[TrainConfig, Run]:
-    """The configuration that the flags give, and the run it is for.
+@dataclasses.dataclass(frozen=True)
+class CommandLine:
+    """Train a GPT.
+
+    With no arguments: on the source of this Python's standard library, with a model and a length
+    that suit the machine. Values come from the preset, over them the TOML file, over them the
+    flags.
+    """
+
+    run: TrainConfig
+    start: StartOptions = dataclasses.field(default_factory=StartOptions)
+
+
+def read_command_line(args: list[str]) -> tuple[TrainConfig, Run, StartOptions]:
+    """The configuration that the flags give, the run it is for, and how to start it.
+
+    torch is imported only where a preset depends on whether there is a GPU, after all flags were
+    checked.
 
     Raises:
         InputError: unknown names, a used run directory, nothing to resume.
@@ -59,27 +58,29 @@ def read_command_line(args: list[str]) -> tuple[TrainConfig, Run]:
                 f"{word}: no Python file is run to configure a run; give --preset NAME, or a TOML "
                 "file by --config FILE.toml"
             )
-    # These say what the defaults of all other flags are. One without its value is tyro's to refuse.
+    # These say what the defaults of all other flags are. One without its value is left to tyro.
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("--preset", "--config", "--out", "--device"):
+    for flag in ("--preset", "--config", "--out"):
         first.add_argument(flag, nargs="?")
     for flag in ("--resume", "--help", "-h"):
         first.add_argument(flag, action="store_true")
     known, _ = first.parse_known_args(args)
-    if known.out == "":
-        raise InputError("--out is empty; give the directory of a run, or leave it out")
-    values = read_toml(Path(known.config)) if known.config else {}
+    values = toml_file.read(Path(known.config)) if known.config else {}
+    if values.get("preset", "auto") != "auto":
+        from_preset(values["preset"])
     out = Path(known.out) if known.out else values.get("out")
     if known.resume and not (known.help or known.h):
-        return _resumed(args, Run(out) if out else newest_run(), values)
+        return _resumed(args, out, values)
     name = known.preset or values.get("preset", "auto")
-    if name == "auto":
-        gpu = pick_device(known.device or values.get("device", "auto")).type == "cuda"
-        name = "stdlib-gpu" if gpu else "stdlib-cpu"
-    base = dataclasses.replace(from_preset(name), **{**values, "preset": name})
-    config = cli.parse(TrainConfig, prog=_PROG, default=base, args=args, nanogpt=_NANOGPT)
-    config = adopt_shape(config)
+    line = _parse(args, _base(name if name != "auto" else "stdlib-cpu", values))
+    if line.run.data:
+        check_directory(line.run.data)
+    if name == "auto" and _has_gpu(line.run.device):
+        name = "stdlib-gpu"
+        line = _parse(args, _base(name, values))
+    config = _shape_of_init_from(line.run)
     config.check_shapes()
+    name = "stdlib-cpu" if name == "auto" else name
     run = Run(config.out or RUNS / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
     if run.started:
         if run.newest_checkpoint():
@@ -87,20 +88,51 @@ def read_command_line(args: list[str]) -> tuple[TrainConfig, Run]:
                 f"{run.path} holds a run already; go on with it by {resume_command(run)}, or give "
                 "another --out"
             )
-        logger.warning("%s holds a run without a checkpoint: it is started anew", run.path)
-    return dataclasses.replace(config, preset=name, out=run.path), run
+        logger.warning("%s holds a run without a checkpoint: it is started again", run.path)
+    return dataclasses.replace(config, preset=name, out=run.path), run, line.start
 
 
-def _resumed(args: list[str], run: Run, values: dict[str, Any]) -> tuple[TrainConfig, Run]:
+def _base(preset: str, values: dict[str, Any]) -> TrainConfig:
+    return dataclasses.replace(from_preset(preset), **{**values, "preset": preset})
+
+
+def _parse(args: list[str], base: TrainConfig) -> CommandLine:
+    return cli.parse(
+        CommandLine,
+        prog="python -m pygpt.train",
+        default=CommandLine(base),
+        args=args,
+        unknown=functools.partial(hint, flags=True),
+    )
+
+
+def _shape_of_init_from(config: TrainConfig) -> TrainConfig:
+    if config.init_from is None:
+        return config
+    from pygpt.runs.starting import adopt_shape
+
+    return adopt_shape(config)
+
+
+def _has_gpu(device: str) -> bool:
+    from pygpt.planning.hardware import pick_device
+
+    return pick_device(device).type == "cuda"
+
+
+def _resumed(
+    args: list[str], out: Path | None, values: dict[str, Any]
+) -> tuple[TrainConfig, Run, StartOptions]:
+    run = Run(out) if out else newest_run()
     if not run.started:
         raise InputError(_describe_missing(run))
     stored = run.config()
-    base = dataclasses.replace(stored, **values, resume=True)
-    config = cli.parse(TrainConfig, prog=_PROG, default=base, args=args, nanogpt=_NANOGPT)
+    line = _parse(args, dataclasses.replace(stored, **values))
+    config = line.run
     config.check_shapes()
     for field in dataclasses.fields(config):
         before, after = getattr(stored, field.name), getattr(config, field.name)
-        if before == after or field.name in ("out", *NOT_STORED):
+        if before == after or field.name == "out":
             continue
         if field.name in _FIXED_ON_RESUME:
             raise InputError(
@@ -108,7 +140,7 @@ def _resumed(args: list[str], run: Run, values: dict[str, Any]) -> tuple[TrainCo
                 "start another run for that"
             )
         logger.info("resuming with %s = %s (was %s)", field.name, after, before)
-    return dataclasses.replace(config, out=run.path), run
+    return dataclasses.replace(config, out=run.path), run, line.start
 
 
 def _describe_missing(run: Run) -> str:

@@ -47,13 +47,12 @@ def decay_end(config: TrainConfig) -> int:
     return config.max_steps if config.lr_decay_steps is None else config.lr_decay_steps
 
 
-def decay_from_now(config: TrainConfig, step: int) -> TrainConfig:
-    """The run that decays from `step` on, over `decay_now` steps, and ends.
+def decay_from_now(config: TrainConfig, step: int, n_steps: int) -> TrainConfig:
+    """The run that decays from `step` on, over `n_steps` steps, and ends.
 
     Raises:
         InputError: it is not in the stable phase of wsd.
     """
-    assert config.decay_now is not None
     if config.schedule != "wsd":
         raise InputError(
             f"--decay-now needs a run with a stable phase, --schedule wsd; this one is a "
@@ -64,7 +63,7 @@ def decay_from_now(config: TrainConfig, step: int) -> TrainConfig:
             f"--decay-now starts in the stable phase, steps {config.warmup_steps} to "
             f"{decay_start(config)}, and the newest checkpoint is of step {step}"
         )
-    end = step + config.decay_now
+    end = step + n_steps
     return dataclasses.replace(config, decay_from=step, lr_decay_steps=end, max_steps=end)
 
 

@@ -1,4 +1,4 @@
-"""What every command shares: reading flags, one-line logging, errors without a traceback."""
+"""What every command shares: reading flags, logging, errors without a traceback."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import MappingProxyType
-from typing import TextIO, TypeVar
+from typing import Any, TextIO, TypeVar, cast, get_type_hints
 
 import tyro
 from docstring_parser import parse_from_object
 from rich.console import Console
 
 from pygpt.utils.errors import InputError
+from pygpt.utils.words import normalise
 
 T = TypeVar("T")
 
 BAD_INPUT = 2
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+INTERRUPTED = 130  # 128 + SIGINT, as in shells
 READER_GONE = 141  # 128 + SIGPIPE
 
 
@@ -31,40 +32,41 @@ def parse(
     prog: str,
     default: T | None = None,
     args: Sequence[str] | None = None,
-    nanogpt: Mapping[str, str] | None = None,
+    unknown: Callable[[str], str | None] = lambda name: None,
 ) -> T:
     """Fill a dataclass from the command line.
 
     Help texts come from docstrings; dashes and underscores are both accepted; an unknown flag
-    leaves with status 2 and the nearest names.
+    exits with status 2 and the nearest names. Fields that are dataclasses themselves give their
+    options without a prefix. For the forms that values can have, see `pygpt.utils.words`.
 
     Args:
         options: the dataclass.
         prog: the command as a user types it, such as "python -m pygpt.prepare".
         default: an instance whose fields are the defaults; None takes the dataclass's own.
         args: the words to read; None takes sys.argv.
-        nanogpt: nanoGPT's names of flags, by underscores, and what to write instead.
+        unknown: what to say of a flag, by its name with underscores, that another program has.
 
     Raises:
-        InputError: a flag as nanoGPT has it, with what to write here.
+        InputError: a flag that `unknown` knows, or a value that is not of its option's type.
     """
-    switches = _switches(options)
-    for word in sys.argv[1:] if args is None else args:
-        flag, equals, _ = word.partition("=")
-        name = flag.removeprefix("--").replace("-", "_")
-        if flag.startswith("--") and nanogpt and name in nanogpt:
-            raise InputError(f"--{name} is nanoGPT's; here it is {nanogpt[name]}")
-        if equals and flag.startswith("--") and name in switches:
-            dashed = name.replace("_", "-")
-            raise InputError(f"{word}: a switch has no value; give --{dashed} or --no-{dashed}")
+    words = normalise(sys.argv[1:] if args is None else args, _option_types(options), unknown)
     _join_help_lines(options)
+    flat = tyro.conf.OmitArgPrefixes[options]  # type: ignore[valid-type]
     if default is None:
-        return tyro.cli(options, prog=prog, args=args)
-    return tyro.cli(options, prog=prog, default=default, args=args)
+        return cast(T, tyro.cli(flat, prog=prog, args=words))
+    return cast(T, tyro.cli(flat, prog=prog, default=default, args=words))
 
 
-def _switches(options: type) -> set[str]:
-    return {field.name for field in dataclasses.fields(options) if field.type == "bool"}
+def _option_types(options: type) -> dict[str, Any]:
+    """Type of each option by name, those of nested dataclasses included."""
+    types: dict[str, Any] = {}
+    for name, type_ in get_type_hints(options).items():
+        if dataclasses.is_dataclass(type_):
+            types |= _option_types(cast(type, type_))
+        else:
+            types[name] = type_
+    return types
 
 
 def _join_help_lines(options: type) -> None:
@@ -72,6 +74,9 @@ def _join_help_lines(options: type) -> None:
     texts = {text.arg_name: text.description for text in parse_from_object(options).params}
     for field in dataclasses.fields(options):
         field.metadata = MappingProxyType({"help": " ".join((texts.get(field.name) or "").split())})
+    for type_ in get_type_hints(options).values():
+        if dataclasses.is_dataclass(type_):
+            _join_help_lines(cast(type, type_))
 
 
 def command(name: str, *words: object) -> str:
@@ -85,7 +90,7 @@ def say(console: Console, text: str) -> None:
 
 
 def discard_output(stream: TextIO) -> None:
-    """Send nowhere what a stream still holds and what will be written to it: nobody reads it."""
+    """Discard what a stream has buffered and what will be written to it: its reader is gone."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
@@ -96,7 +101,7 @@ def run(main: Callable[[], None]) -> None:
         SystemExit: status 2 for an InputError, 130 for Ctrl-C, 141 when nobody reads on.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a model writes what latin-1 has no letters for
+        sys.stdout.reconfigure(errors="replace")  # a model writes characters that latin-1 lacks
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     try:
         main()
@@ -106,6 +111,6 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # the reader has seen enough (`| head`)
-        discard_output(sys.stdout)  # or Python would complain once more as it flushes
+    except BrokenPipeError:  # the reader has closed the pipe (`| head`)
+        discard_output(sys.stdout)  # otherwise Python fails again when it flushes
         sys.exit(READER_GONE)

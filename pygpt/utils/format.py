@@ -1,4 +1,4 @@
-"""Amounts as a reader takes them in."""
+"""Amounts as text."""
 
 from __future__ import annotations
 

@@ -36,17 +36,18 @@ class ProgressBar:
     def __init__(
         self,
         label: str,
-        total: float,
+        total: int,
         *,
         unit: Literal["bytes"] | str = "",
-        completed: float = 0,
+        completed: int = 0,
         console: Console | None = None,
         lines: bool = True,
         transient: bool = True,
     ) -> None:
         console = console or Console(stderr=True)
         self._label, self._total, self._unit = label, total, unit
-        self._done = self._first = completed
+        self._done: float = completed
+        self._first = completed
         self._start = self._last_line = time.monotonic()
         self._lines = lines and not console.is_interactive
         # Where the terminal is narrow the bar shrinks, then the text; the count never does.

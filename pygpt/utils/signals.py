@@ -1,4 +1,4 @@
-"""Ctrl-C and its like as a wish to stop after the step, so that nothing is lost."""
+"""Ctrl-C, SIGTERM and SIGHUP as a request to stop after the step, so that nothing is lost."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ class StopSignal:
 
 @contextlib.contextmanager
 def stop_on_signals(notice: Callable[[str], None]) -> Iterator[StopSignal]:
-    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a wish to stop after the step.
+    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a request to stop after the step.
 
-    The second kills, unless it is a SIGHUP again. A SIGHUP that is ignored (nohup) stays so.
+    The second ends the process, unless it is a SIGHUP again. A SIGHUP that is ignored (nohup)
+    stays ignored.
     """
     stop = StopSignal()
     handled = [signal.SIGINT, signal.SIGTERM]

@@ -6,10 +6,16 @@ from pathlib import Path
 import pytest
 
 from pygpt import GPTConfig, InputError
-from pygpt.config.train import PRESETS, TrainConfig, from_preset, padded_vocab_size, read_toml
+from pygpt.config import (
+    TrainConfig,
+    from_preset,
+    padded_vocab_size,
+    preset_names,
+    toml_file,
+)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", preset_names())
 def test_every_preset_is_valid(name: str) -> None:
     config = from_preset(name)
     assert config.preset == name
@@ -95,13 +101,13 @@ def test_a_rate_below_the_one_it_decays_to_is_refused() -> None:
 def test_toml_round_trip(tmp_path: Path) -> None:
     config = TrainConfig(data=Path("a/b"), micro_batch=7, lr_decay_steps=9, dropout=0.25)
     (tmp_path / "config.toml").write_text(config.as_toml(), encoding="utf-8")
-    assert TrainConfig(**read_toml(tmp_path / "config.toml")) == config
+    assert TrainConfig(**toml_file.read(tmp_path / "config.toml")) == config
 
 
 def test_toml_values_have_their_fields_types(tmp_path: Path) -> None:
     file = tmp_path / "my.toml"
     file.write_text('preset = "owt-30m"\nlearning_rate = 1\nmicro_batch = "auto"\ndata = "a/b"\n')
-    values = read_toml(file)
+    values = toml_file.read(file)
     assert values == {
         "preset": "owt-30m", "learning_rate": 1.0, "micro_batch": "auto", "data": Path("a/b")
     }  # fmt: skip
@@ -122,19 +128,27 @@ def test_toml_values_have_their_fields_types(tmp_path: Path) -> None:
         ("max_steps = ", "not valid TOML"),
         ("resume = true", "resume is about one start of a run; give it as the flag --resume"),
         ("dry_run = true", "--dry-run"),
-        ('preset = "owt-30mm"', "did you mean 'owt-30m'"),
+        ("batch_size = 12", "batch_size is nanoGPT's; here it is micro_batch, and .* batch_tokens"),
+        ("depth = 12", "depth is nanochat's; here it is n_layer"),
+        ("global_batch_size = 12", "global_batch_size is litgpt's; here it is batch_tokens"),
+        ("data = ''", "data is empty; give a path"),
     ],
 )
 def test_bad_toml_is_named(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "bad.toml"
     file.write_text(text)
     with pytest.raises(InputError, match=message):
-        read_toml(file)
+        toml_file.read(file)
+
+
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
+    (tmp_path / "windows.toml").write_bytes(b"\xef\xbb\xbfmax_steps = 7")
+    assert toml_file.read(tmp_path / "windows.toml") == {"max_steps": 7}
 
 
 def test_missing_toml(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="can't read the config"):
-        read_toml(tmp_path / "none.toml")
+        toml_file.read(tmp_path / "none.toml")
 
 
 def test_padding_of_the_vocabulary() -> None:

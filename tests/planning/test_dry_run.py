@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pygpt import train
-from pygpt.config import TrainConfig
+from pygpt.config import StartOptions
 from pygpt.utils.errors import InputError
 
 BOTH = "--checkpoint-activations --offload-optimizer"
@@ -81,4 +81,4 @@ def row(text: str, name: str) -> list[str]:
 
 def test_a_card_without_a_dry_run_is_refused() -> None:
     with pytest.raises(InputError, match="only --dry-run"):
-        TrainConfig(card="RTX 4070")
+        StartOptions(card="RTX 4070")

@@ -51,7 +51,7 @@ def test_the_presets_values_stand_under_its_name() -> None:
     config = read("--preset owt-30m --config my.toml")
     assert (config.preset, config.max_steps, config.n_embd) == ("owt-30m", 7, 384)
     file('preset = "nope"')
-    with pytest.raises(InputError, match=r"no preset 'nope'; there are stdlib-cpu"):
+    with pytest.raises(InputError, match=r"no preset 'nope'; there are fineweb-40m"):
         read("--preset owt-30m --config my.toml")
 
 
@@ -99,7 +99,7 @@ def test_a_run_without_a_checkpoint_can_be_started_anew_and_resumed(
     started("early", with_checkpoint=False)
     assert read("--resume --out runs/early").preset == "owt-30m"
     assert read("--preset gpt2 --out runs/early").preset == "gpt2"
-    assert "runs/early holds a run without a checkpoint: it is started anew" in caplog.text
+    assert "runs/early holds a run without a checkpoint: it is started again" in caplog.text
 
 
 def test_a_file_is_laid_over_a_resumed_run(caplog: pytest.LogCaptureFixture) -> None:
@@ -136,6 +136,7 @@ def test_suggested_commands_can_be_pasted() -> None:
     [
         ("--max_iters=5", r"--max_iters is nanoGPT's; here it is --max-steps$"),
         ("--batch-size 12", "here it is --micro-batch, and"),
+        ("--device-batch-size 12", "is nanochat's; here it is --micro-batch$"),
         ("--bias=False", "--bias=False: a switch has no value; give --bias or --no-bias$"),
         ("config/train_gpt2.py --n_layer=2", r"config/train_gpt2.py: no Python .*--config FILE"),
     ],

@@ -2,10 +2,11 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 
-from pygpt.config import TrainConfig
+from pygpt.config import StartOptions, TrainConfig
 from pygpt.training.schedule import decay_from_now, learning_rate
 from pygpt.utils.errors import InputError
 
@@ -39,27 +40,37 @@ def test_wsd_is_stable_then_linear() -> None:
 
 
 def test_decay_now_branches_off_the_stable_phase() -> None:
-    stable = TrainConfig(**BASE, schedule="wsd", resume=True, decay_now=20)  # type: ignore[arg-type]
-    config = decay_from_now(stable, 40)
+    stable = TrainConfig(**BASE, schedule="wsd")  # type: ignore[arg-type]
+    config = decay_from_now(stable, 40, 20)
     assert config.max_steps == 60
     assert learning_rate(40, config) == 1.0
     assert learning_rate(50, config) == pytest.approx(0.55)
     assert learning_rate(60, config) == 0.1
     with pytest.raises(InputError, match="steps 10 to 88, and .* of step 95"):
-        decay_from_now(stable, 95)
+        decay_from_now(stable, 95, 20)
     with pytest.raises(InputError, match="a cosine schedule"):
-        decay_from_now(TrainConfig(**BASE, resume=True, decay_now=20), 40)  # type: ignore[arg-type]
+        decay_from_now(TrainConfig(**BASE), 40, 20)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"decay_fraction": 0.0}, "above 0 and at most 1, got 0"),
-        ({"decay_now": 5}, "give --resume --out RUN"),
-        ({"decay_now": 0, "resume": True}, "at least 1 step"),
         ({"decay_from": 5}, "needs --schedule wsd"),
     ],
 )
 def test_values_that_do_not_fit_are_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         TrainConfig(**(BASE | fields))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"decay_now": 5}, "give --resume --out RUN"),
+        ({"decay_now": 0, "resume": True}, "at least 1 step"),
+    ],
+)
+def test_decay_now_belongs_to_a_resumed_run(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        StartOptions(**fields)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from pygpt.config.train import GPTConfig
+from pygpt.config import GPTConfig
 from pygpt.reporting.language import Message
 from pygpt.reporting.projection import Outlook
 from pygpt.reporting.runlog import RunLog

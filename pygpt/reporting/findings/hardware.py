@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pygpt.config.train import GPTConfig, TrainConfig, from_preset
+from pygpt.config import GPTConfig, TrainConfig, from_preset
 from pygpt.reporting.findings.finding import Finding, Subject
 from pygpt.reporting.findings.model import meant
 from pygpt.reporting.findings.speed import card_of, tokens_per_second

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pygpt.config.train import GPTConfig
+from pygpt.config import GPTConfig
 from pygpt.reporting.findings.finding import Finding, Subject
 from pygpt.reporting.language import msg
 from pygpt.reporting.published import GPT2_SIZES, Size

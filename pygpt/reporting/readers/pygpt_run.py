@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pygpt.config.train import TrainConfig, padded_vocab_size, read_toml
+from pygpt.config import TrainConfig, padded_vocab_size, toml_file
 from pygpt.data.manifest import DatasetInfo
 from pygpt.reporting.readers.lines import read_lines
 from pygpt.reporting.runlog import LogBuilder
@@ -45,7 +45,7 @@ def read(path: Path, log: LogBuilder) -> None:
     Raises:
         InputError: the configuration is damaged, or there are no metrics yet.
     """
-    config = TrainConfig(**read_toml(path / "config.toml"))
+    config = TrainConfig(**toml_file.read(path / "config.toml"))
     for name in _FACTS:
         value = getattr(config, name)
         log.fact(name, None if value == "auto" else value, "config.toml")

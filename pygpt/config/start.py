@@ -1,0 +1,34 @@
+"""What concerns one start of a run, and is not stored with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from pygpt.utils.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class StartOptions:
+    """How to start: from a file, from a checkpoint, or not at all."""
+
+    config: Path | None = None
+    """TOML file of further values, by the names listed here."""
+    resume: bool = False
+    """Go on from the newest checkpoint of --out, or of the newest run, exactly where it was."""
+    dry_run: bool = False
+    """Print what the run would take, in memory and at least in time; train nothing."""
+    card: str | None = None
+    """With --dry-run, the GPU to estimate for, such as "RTX 4070". Default: this machine."""
+
+    decay_now: int | None = None
+    """With --resume and wsd: decay over this many steps from the newest checkpoint on, and end."""
+
+    def __post_init__(self) -> None:
+        if self.card and not self.dry_run:
+            raise InputError("--card names a GPU to estimate for, which only --dry-run does")
+        if self.decay_now is not None:
+            if not self.resume:
+                raise InputError("--decay-now ends a run that is there; give --resume --out RUN")
+            if self.decay_now < 1:
+                raise InputError(f"decay_now must be at least 1 step, got {self.decay_now}")

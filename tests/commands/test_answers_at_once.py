@@ -1,0 +1,65 @@
+"""Commands answer without torch: help, a wrong flag, a wrong path."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMANDS = ("prepare", "train", "eval", "sample", "export", "report", "runs", "tune")
+
+
+def run(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command; its modules are listed on stderr as Python imports them."""
+    return subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def imports_torch(done: subprocess.CompletedProcess[str]) -> bool:
+    lines = done.stderr.splitlines()
+    return any(line.startswith("import time:") and line.split("|")[-1].strip() == "torch"
+               for line in lines)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_imports_no_torch(name: str, tmp_path: Path) -> None:
+    done = run(tmp_path, f"pygpt.{name}", "--help")
+    assert done.returncode == 0
+    assert f"usage: python -m pygpt.{name}" in done.stdout
+    assert not imports_torch(done)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("pygpt.train", "--max-stepz", "3"), "--max-steps"),
+        (("pygpt.train", "--max-steps", "many"), "not a whole number"),
+        (("pygpt.train", "--data", "nowhere"), "nowhere is not a dataset directory"),
+        (("pygpt.train", "--config", "none.toml"), "can't read the config none.toml"),
+        (("pygpt.train", "--resume", "--out", "runs/none"), "holds no run to resume"),
+        (("pygpt.prepare", "text", "nowhere"), "nowhere"),
+        (("pygpt.eval", "runs/none"), "runs/none"),
+        (("pygpt.sample", "runs/none"), "runs/none"),
+        (("pygpt.export", "runs/none", "--to", "x"), "runs/none"),
+        (("pygpt.report", "none.log"), "none.log"),
+    ],
+)
+def test_bad_input_imports_no_torch(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    done = run(tmp_path, *words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not imports_torch(done)
+    assert not list(tmp_path.iterdir())
+
+
+def test_import_pygpt_is_lazy() -> None:
+    code = (
+        "import sys, pygpt; print('torch' in sys.modules); pygpt.GPT; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
