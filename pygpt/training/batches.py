@@ -10,7 +10,7 @@ from pygpt.data import BatchSampler, TokenDataset
 
 
 class _Staging:
-    """Pinned memory for one batch on its way to a GPU."""
+    """Pinned memory of one batch, and the event after its copy to the GPU."""
 
     def __init__(self, shape: tuple[int, int]) -> None:
         self.x, self.y = (torch.empty(shape, dtype=torch.int64, pin_memory=True) for _ in range(2))

@@ -1,4 +1,4 @@
-"""What the trainer reports, and to whom."""
+"""What the trainer reports, and the interface of what displays it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ class StepReport:
     """Figures of one step: the fields of ``metrics.jsonl``."""
 
     step: int
-    """Steps done, this one included."""
+    """Steps done, including this one."""
     train_loss: float
     """Mean over the whole batch of the step, nats per token."""
     val_loss: float | None
     tokens: int
-    """Trained on so far, over all starts of the run."""
+    """Tokens trained on so far, in all starts of the run."""
     tokens_per_second: float
     lr: float
     grad_norm: float
     """Before clipping."""
     mfu: float
-    """Share of the peak rate."""
+    """Model FLOP/s as a share of the peak rate."""
 
     def fields(self) -> dict[str, Any]:
         """The line of ``metrics.jsonl``."""

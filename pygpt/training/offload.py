@@ -1,20 +1,21 @@
 """AdamW on the host: fp32 weights and moments in host memory, not in the GPU's.
 
-Of a parameter's 16 bytes AdamW needs all, once a step; forward and backward need its weight and add
-to its gradient, in every micro-batch. So the device holds those and the host holds the rest::
+AdamW reads and writes all 16 bytes of a parameter (weight, gradient, two moments) once a step.
+Forward and backward need its weight and gradient in every micro-batch. So the device holds those,
+and the host the rest::
 
     device   weights of linear layers in bf16, all others (embeddings, norms, biases) in fp32;
-             the sums of their gradients in fp32
-    host     all weights in fp32, which are the ones that are updated, and AdamW's two moments
+             sums of their gradients in fp32
+    host     master weights in fp32 and AdamW's two moments
 
 (Ren et al. 2021, "ZeRO-Offload", sections 3 and 4, for one device and without delayed updates.)
 
-Nothing of the arithmetic changes: a weight in bf16 is what autocast would make of the fp32 weight
-in every micro-batch, its gradient comes in bf16 either way, and both ways micro-batches are summed
-in fp32. On a CPU a run is the same to the last bit with and without this.
+The arithmetic is the same as without it: a weight in bf16 is what autocast makes of the fp32 weight
+in every micro-batch, its gradient is bf16 either way, and micro-batches are summed in fp32 either
+way. On a CPU a run is bitwise equal with and without offloading.
 
-Gradients and weights pass through pinned memory part by part, a part being an embedding or a block:
-while one is updated, the next is on its way.
+Gradients and weights pass through pinned memory in parts, a part being an embedding or a block:
+while one is updated, the next is copied.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ from pygpt.model import GPT
 from pygpt.training.optimizer import Updater, clip_gradients, set_learning_rate
 
 Part = list[tuple[nn.Parameter, nn.Parameter]]
-"""Parameters that travel together: each on the device and on the host."""
+"""Parameters that are copied together, as pairs (on the device, on the host)."""
 
 
 class OffloadedUpdater(Updater):
-    """AdamW over fp32 weights on the host, with the interface of `Updater`.
+    """AdamW over fp32 master weights on the host, with the interface of `Updater`.
 
     Args:
         model: on the device, in fp32, to be trained under bf16 autocast. The weights of its linear
-            layers become bf16 here, and no gradient stays in a parameter's `grad`.
+            layers become bf16 here; gradients are summed outside of `Parameter.grad`.
         config: the run.
     """
 
@@ -47,13 +48,13 @@ class OffloadedUpdater(Updater):
         self._device = model.wte.weight.device
         self._parts = _parts(model, self.weights)
         self._sums: dict[Tensor, Tensor] = {}
-        """Gradients of the micro-batches so far, by the device's parameter, in fp32."""
+        """Sums of the gradients of the micro-batches so far, by device parameter, in fp32."""
         self._drop_from_device()
         in_gemms = {m.weight for m in model.modules() if isinstance(m, nn.Linear)}
         for parameter, host in itertools.chain(*self._parts):
             dtype = torch.bfloat16 if parameter in in_gemms else torch.float32
             parameter.data = torch.empty_like(host, dtype=dtype, device=self._device)
-            parameter.grad_dtype = None  # bf16 as it comes from a backward, fp32 in `step`
+            parameter.grad_dtype = None  # bf16 after a backward, fp32 in `step`
             parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
                 self._add_gradient
             )
@@ -69,7 +70,7 @@ class OffloadedUpdater(Updater):
         return clip_gradients(self._model.parameters(), max_norm)
 
     def step(self, lr: float) -> None:
-        """See `Updater.step`. It waits for the gradients, and so for the step's backward."""
+        """See `Updater.step`. Waits for the gradients, and so for the step's backward."""
         set_learning_rate(self.optimizer, lr)
         slots = itertools.cycle(self._slots)
         current = next(slots)
@@ -78,7 +79,7 @@ class OffloadedUpdater(Updater):
             following = next(slots)
             if upcoming:
                 following.fetch(upcoming, self._sums)
-            current.hand_over()
+            current.set_host_gradients()
             self.optimizer.step()  # skips parameters without a gradient: all but this part's
             current.send()
             current = following
@@ -102,13 +103,13 @@ class OffloadedUpdater(Updater):
             parameter.data = host.data.to(self._device)
 
     def _add_gradient(self, parameter: Tensor) -> None:
-        """One pass over memory; autograd's own sum would first make an fp32 copy."""
+        """Add to the sum in one pass; autograd's own accumulation would first copy to fp32."""
         assert parameter.grad is not None
         self._sums[parameter] += parameter.grad
         parameter.grad = None
 
     def _drop_from_device(self) -> None:
-        """Free weights and sums before others come, which else would have to lie in gaps."""
+        """Free weights and sums before their replacements are allocated: less fragmentation."""
         self._sums.clear()
         for parameter in self._model.parameters():
             parameter.grad = None
@@ -123,10 +124,10 @@ def build_updater(model: GPT, config: TrainConfig) -> Updater:
 
 
 class _Slot:
-    """Pinned memory that one part passes through: its gradients in, its new weights out.
+    """Pinned memory of one part: of its gradients on their way in, then of its new weights.
 
-    All copies of a step are in one stream, in the order of the calls. That is what makes two slots
-    safe: when a part's gradients have arrived, the weights that left the same slot before are gone.
+    All copies of a step are in one stream, in the order of the calls. That makes two slots safe:
+    when the gradients of a part have arrived, the weights sent from that slot before have left it.
     """
 
     def __init__(self, elements: int, device: torch.device) -> None:
@@ -146,8 +147,8 @@ class _Slot:
         if self._arrived:
             self._arrived.record()
 
-    def hand_over(self) -> None:
-        """Wait for the gradients and make them the host's."""
+    def set_host_gradients(self) -> None:
+        """Wait for the copied gradients and make them those of the host's parameters."""
         if self._arrived:
             self._arrived.synchronize()
         for (_, host), place in zip(self._part, self._places, strict=True):
@@ -155,7 +156,7 @@ class _Slot:
 
     @torch.no_grad()
     def send(self) -> None:
-        """Start to copy the host's weights to the device, from where their gradients were."""
+        """Start to copy the host's weights to the device, through the memory of their gradients."""
         for (parameter, host), place in zip(self._part, self._places, strict=True):
             host.grad = None
             weight = place.view(parameter.dtype)[: host.numel()].view_as(parameter)
@@ -163,7 +164,7 @@ class _Slot:
 
 
 def _copy_to_host(model: GPT) -> GPT:
-    with torch.device("meta"):  # no memory for initial weights that are replaced at once
+    with torch.device("meta"):  # no memory for initial weights, which are replaced below
         weights = GPT(model.config, model.impl)
     state = {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}
     weights.load_state_dict(state, assign=True)

@@ -1,8 +1,7 @@
-"""The training loop: one step, and what happens between steps.
+"""The training loop: a step, and what happens between steps: metrics, evaluation, checkpoints.
 
-Everything a step depends on besides the weights is a function of the seed and the step's number:
-its batch, its dropout, its learning rate. So a resumed run is identical to one that was never
-stopped.
+Batch, dropout and learning rate of a step are functions of the seed and the step's number. So a
+resumed run computes the same bits as one that was never stopped.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from pygpt.planning.memory import ways_out
 from pygpt.planning.resolve import ResolvedConfig
 from pygpt.runs import checkpoint
 from pygpt.runs.run import Run
+from pygpt.training import out_of_memory
 from pygpt.training.batches import Batches
 from pygpt.training.observer import Observer, StepReport
 from pygpt.training.offload import build_updater
@@ -39,10 +39,10 @@ SECONDS_BETWEEN_READS = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class LaunchedStep:
-    """A step whose figures may still be computing on the device."""
+    """A step that the device may still be computing: reading its figures waits for it."""
 
     step: int
-    """Steps done, this one included."""
+    """Steps done, including this one."""
     loss: Tensor
     grad_norm: Tensor
     lr: float
@@ -56,7 +56,7 @@ class Trainer:
         model: on the device to train on.
         train: split to train on.
         val: split to evaluate on.
-        directory: where metrics and checkpoints go.
+        directory: of the run, for its metrics and checkpoints.
 
     Attributes:
         step: steps done.
@@ -91,10 +91,10 @@ class Trainer:
         self._clock = 0.0
 
     def resume(self, path: Path) -> None:
-        """Go on from a checkpoint.
+        """Continue from a checkpoint.
 
         Raises:
-            InputError: it is damaged, or of another model, tokenizer or text.
+            InputError: it is damaged, or of another model, tokenizer or training split.
         """
         updater = self._updater
         state = checkpoint.load_training(
@@ -103,20 +103,22 @@ class Trainer:
         if state.train_checksum not in (None, self._train.checksum):
             raise InputError(
                 f"the train split of {self.config.data} is not the one that {path} was trained on: "
-                "its checksum differs. Bring that back, or name it by --data; start another run "
-                "for other text"
+                "its checksum differs. Restore that data, or give its directory with --data; to "
+                "train on other text, start another run"
             )
         updater.sync_to_model()
         self.step = state.step
 
     def train_step(self) -> LaunchedStep:
-        """Run the next step. Its figures stay on the device: nothing here waits for a GPU.
+        """Run the next step. Recovers from out-of-memory by halving the micro-batch.
+
+        The figures stay on the device, so that nothing here waits for a GPU.
 
         Raises:
             InputError: out of memory with one sequence at a time.
         """
         lr = learning_rate(self.step, self.config)
-        loss = self._retry_with_less_memory(self._backward)
+        loss = out_of_memory.retry(self._backward, self._halve_micro_batch)
         grad_norm = self._updater.clip_gradients(self.config.grad_clip)
         self._updater.step(lr)
         self._updater.zero_grad()
@@ -124,7 +126,7 @@ class Trainer:
         return LaunchedStep(self.step, loss, grad_norm, lr)
 
     def _backward(self) -> Tensor:
-        """Accumulate the gradients of the next step's batch; its mean loss."""
+        """Accumulate the gradients of the step's batch; return its mean loss, a scalar."""
         torch.manual_seed(_dropout_seed(self.config.seed, self.step))
         x, y = self._batches.batch(self.step)
         n = self.run.micro_batch
@@ -138,27 +140,12 @@ class Trainer:
             total += loss.detach()
         return total
 
-    def _retry_with_less_memory(self, backward: Callable[[], Tensor]) -> Tensor:
-        """Call `backward`, with smaller micro-batches while memory does not suffice.
-
-        No weight has changed by then, and the batch of a step stays the same.
-        """
-        while True:
-            try:
-                return backward()
-            except RuntimeError as error:
-                if not _is_out_of_memory(error):
-                    raise
-                reason = str(error).partition("\n")[0]
-            # Outside the handler: the exception refers to frames, which refer to tensors.
-            self._halve_micro_batch(reason)
-
     def train(self, observer: Observer, should_stop: Callable[[], bool]) -> None:
-        """Train to the last step, or until `should_stop` says so after a step; save there.
+        """Train to the last step, or until `should_stop()` is true after a step; then save.
 
         Args:
-            observer: is told of steps, evaluations and checkpoints.
-            should_stop: asked after every step.
+            observer: is called with steps, evaluations and checkpoints.
+            should_stop: is called after every step.
 
         Raises:
             InputError: a loss or gradient is no longer finite, or a checkpoint can't be written.
@@ -181,11 +168,12 @@ class Trainer:
                 return
 
     def finish(self) -> GPT:
-        """The trained model in fp32, on its device: training is over."""
+        """The trained model in fp32, on its device, in eval mode. No step can follow."""
         self._updater.release()
         return self.model.eval()
 
     def _halve_micro_batch(self, reason: str) -> None:
+        """Drop the gradients and store the smaller micro-batch. No weight has changed so far."""
         self._updater.zero_grad()
         if self.run.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -195,7 +183,7 @@ class Trainer:
                 f"out of memory at step {self.step + 1} with one sequence at a time ({reason}); "
                 f"{ways_out(self.config)}"
             )
-        after = max(n for n in range(1, before // 2 + 1) if sequences % n == 0)
+        after = out_of_memory.smaller_micro_batch(sequences, before)
         self.run = self.run.with_micro_batch(after)
         self.config = self.run.config
         self.directory.write_config(self.config)  # --resume starts with what fits
@@ -215,9 +203,9 @@ class Trainer:
         return torch.autocast(self.run.device.type, self.run.dtype)
 
     def _should_read(self) -> bool:
-        """Reading figures waits for their steps: it leaves a GPU idle, and costs a CPU nothing."""
-        waited = time.perf_counter() - self._clock
-        return self.run.device.type != "cuda" or waited > SECONDS_BETWEEN_READS
+        """Whether to read figures now. That waits for their steps and leaves a GPU idle."""
+        elapsed = time.perf_counter() - self._clock
+        return self.run.device.type != "cuda" or elapsed > SECONDS_BETWEEN_READS
 
     def _read(self, launched: list[LaunchedStep]) -> list[StepReport]:
         """Wait for all launched steps and read their figures."""
@@ -244,7 +232,7 @@ class Trainer:
         return reports
 
     def _between_steps(self, reports: list[StepReport], evaluating: bool, saving: bool) -> None:
-        """Write metrics; evaluate and save if it is time to."""
+        """Write metrics; evaluate and save where due."""
         val_loss = self._evaluate().loss if evaluating else None
         if val_loss is not None:
             self._check_finite("the validation loss", val_loss, self.step)
@@ -293,12 +281,11 @@ class Trainer:
         self._observer.on_checkpoint(path)
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """PyTorch has a class for it; Triton, which loads kernels, raises a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError) or "CUDA]: out of memory" in str(error)
-
-
 def _dropout_seed(seed: int, step: int) -> int:
-    """64 bits that differ for every step: seed and step side by side, the upper half mixed in."""
-    golden = 0x9E3779B97F4A7C15  # odd: different upper halves stay different
+    """A 64-bit seed for each seed (64 bits) and step (32 bits).
+
+    Below 2³² it is ``seed << 32 | step``. The upper half of a larger seed is multiplied by an odd
+    number, which keeps different halves different modulo 2⁶⁴, and XORed.
+    """
+    golden = 0x9E3779B97F4A7C15
     return (seed << 32 | step) % 2**64 ^ (seed >> 32) * golden % 2**64
