@@ -105,11 +105,18 @@ class ResolvedConfig:
     compile: bool
     peak: Peak
     """What MFU divides by."""
+    compile_is_auto: bool = False
+    """Whether `compile` was "auto": a compiler that fails is then not an error."""
 
     def with_micro_batch(self, micro_batch: int) -> ResolvedConfig:
         """The same run with another number of sequences at once."""
         config = dataclasses.replace(self.config, micro_batch=micro_batch)
         return dataclasses.replace(self, config=config, micro_batch=micro_batch)
+
+    def without_compile(self) -> ResolvedConfig:
+        """The same run without torch.compile."""
+        config = dataclasses.replace(self.config, compile=False)
+        return dataclasses.replace(self, config=config, compile=False)
 
     @property
     def accumulation(self) -> int:
@@ -150,7 +157,17 @@ def resolve(
         compile=compiles,
         lr_decay_steps=config.lr_decay_steps or config.max_steps,
     )
-    unfitted = ResolvedConfig(stored, model, machine.device, dtype, impl, 1, compiles, peak)
+    unfitted = ResolvedConfig(
+        config=stored,
+        model=model,
+        device=machine.device,
+        dtype=dtype,
+        impl=impl,
+        micro_batch=1,
+        compile=compiles,
+        peak=peak,
+        compile_is_auto=config.compile == "auto",
+    )
     plan = unfitted.plan()
     if check_memory:
         plan.check_host(machine.host_free)

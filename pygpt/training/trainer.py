@@ -118,7 +118,7 @@ class Trainer:
             InputError: out of memory with one sequence at a time.
         """
         lr = learning_rate(self.step, self.config)
-        loss = out_of_memory.retry(self._backward, self._halve_micro_batch)
+        loss = out_of_memory.retry(self._compiled_or_eager, self._halve_micro_batch)
         grad_norm = self._updater.clip_gradients(self.config.grad_clip)
         self._updater.step(lr)
         self._updater.zero_grad()
@@ -139,6 +139,27 @@ class Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total
+
+    def _compiled_or_eager(self) -> Tensor:
+        """`_backward`; where the compiler fails and was only "auto", again without it."""
+        try:
+            return self._backward()
+        except RuntimeError as error:
+            if not self.run.compile or not _is_of_compiler(error):
+                raise
+            reason = str(error).strip().partition("\n")[0]
+        if not self.run.compile_is_auto:
+            raise InputError(
+                f"torch.compile failed ({reason}); give --compile False to train without it, or "
+                "TORCHINDUCTOR_CACHE_DIR=DIR if another process uses the same cache"
+            )
+        logger.warning("torch.compile failed (%s): training goes on without it", reason)
+        self._updater.zero_grad()
+        self._loss = self.model.loss
+        self.run = self.run.without_compile()
+        self.config = self.run.config
+        self.directory.write_config(self.config)  # --resume does not compile again
+        return self._backward()
 
     def train(self, observer: Observer, should_stop: Callable[[], bool]) -> None:
         """Train to the last step, or until `should_stop()` is true after a step; then save.
@@ -279,6 +300,12 @@ class Trainer:
         with self.directory.writing():
             checkpoint.prune(self.directory.checkpoints, self.config.keep_checkpoints)
         self._observer.on_checkpoint(path)
+
+
+def _is_of_compiler(error: RuntimeError) -> bool:
+    from torch._dynamo.exc import TorchDynamoException  # takes a second to import
+
+    return isinstance(error, TorchDynamoException)
 
 
 def _dropout_seed(seed: int, step: int) -> int:
