@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pygpt.config import TrainConfig
-from pygpt.config.train import padded_vocab_size
+from pygpt.config import TrainConfig, padded_vocab_size
 from pygpt.data import BatchSampler, TokenDataset
 from pygpt.evaluation.loss import Evaluation
 from pygpt.hub.stored import read_tensors
