@@ -9,13 +9,13 @@ For one head with queries Q, keys K, values V of (T, D) and S = Q·Kᵀ/√D, ma
 (Dao et al. 2022, FlashAttention, algorithms 1 and 4; Dao 2023, FlashAttention-2, section 3.) P is
 never stored: the forward keeps the log-sum-exp of each row, the backward computes P again from it.
 
-- Everything is in base 2: exp2 is the card's own instruction, and log2(e) rides on the scale.
+- Everything is in base 2: exp2 is an instruction of the GPU, and log2(e) rides on the scale.
 - q, k and v are read out of the packed projection by strides and their gradients are written into
   one packed gradient, so nothing is transposed, split or concatenated in memory.
 - Blocks left of the diagonal run without a mask; only those that it crosses pay for one.
 - dK/dV and dQ have a kernel each, so no sum depends on the order in which programs finish: equal
   inputs give equal bits.
-- Any T runs the same code: nothing is compiled anew because T is 1 or a multiple of 16.
+- Any T runs the same code: nothing is recompiled because T is 1 or a multiple of 16.
 - Products of fp32 inputs are exact, or in TF32 where torch.set_float32_matmul_precision allows
   that, as those of nn.Linear are.
 
@@ -40,13 +40,19 @@ MASKED = tl.constexpr(-1.0e30)
 
 @triton.jit
 def _load_tile(
-    base, start, n_rows, row_stride,
-    HEAD: tl.constexpr, BLOCK: tl.constexpr, HEAD_BLOCK: tl.constexpr, CHECK_ROWS: tl.constexpr,
-):  # fmt: skip
+    base_ptr,  # (n_rows, HEAD), rows row_stride apart
+    start,  # first row
+    n_rows,
+    row_stride,  # elements
+    HEAD: tl.constexpr,
+    BLOCK: tl.constexpr,
+    HEAD_BLOCK: tl.constexpr,
+    CHECK_ROWS: tl.constexpr,  # whether rows may lie beyond the last
+):
     """Rows [start, start + BLOCK) of one head; zero beyond the last row and the head size."""
     rows = start + tl.arange(0, BLOCK)
     columns = tl.arange(0, HEAD_BLOCK)
-    pointers = base + rows.to(tl.int64)[:, None] * row_stride + columns[None, :]
+    pointers = base_ptr + rows.to(tl.int64)[:, None] * row_stride + columns[None, :]
     mask = (columns < HEAD)[None, :]
     if CHECK_ROWS:
         mask = mask & (rows < n_rows)[:, None]
@@ -55,14 +61,20 @@ def _load_tile(
 
 @triton.jit
 def _store_tile(
-    base, tile, start, n_rows, row_stride,
-    HEAD: tl.constexpr, BLOCK: tl.constexpr, HEAD_BLOCK: tl.constexpr,
-):  # fmt: skip
+    base_ptr,  # (n_rows, HEAD), rows row_stride apart
+    tile,  # (BLOCK, HEAD_BLOCK)
+    start,  # first row
+    n_rows,
+    row_stride,  # elements
+    HEAD: tl.constexpr,
+    BLOCK: tl.constexpr,
+    HEAD_BLOCK: tl.constexpr,
+):
     rows = start + tl.arange(0, BLOCK)
     columns = tl.arange(0, HEAD_BLOCK)
-    pointers = base + rows.to(tl.int64)[:, None] * row_stride + columns[None, :]
+    pointers = base_ptr + rows.to(tl.int64)[:, None] * row_stride + columns[None, :]
     mask = (rows < n_rows)[:, None] & (columns < HEAD)[None, :]
-    tl.store(pointers, tile.to(base.dtype.element_ty), mask=mask)
+    tl.store(pointers, tile.to(base_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -72,10 +84,24 @@ def _mask_future(scores, queries, keys):
 
 @triton.jit
 def _forward_step(
-    acc, row_max, row_sum, q, k_base, v_base, q_start, k_start, T, row_stride,
-    SCALE_LOG2: tl.constexpr, HEAD: tl.constexpr, HEAD_BLOCK: tl.constexpr,
-    Q_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, DIAGONAL: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    acc,  # (Q_BLOCK, HEAD_BLOCK) fp32
+    row_max,  # (Q_BLOCK,) fp32, base 2
+    row_sum,  # (Q_BLOCK,) fp32
+    q,  # (Q_BLOCK, HEAD_BLOCK)
+    k_base,  # pointer to the head's keys, (T, HEAD)
+    v_base,  # pointer to its values, (T, HEAD)
+    q_start,
+    k_start,
+    T,
+    row_stride,
+    SCALE_LOG2: tl.constexpr,  # log2(e)/√D
+    HEAD: tl.constexpr,  # D
+    HEAD_BLOCK: tl.constexpr,  # D, padded to a power of two
+    Q_BLOCK: tl.constexpr,  # queries of a block
+    K_BLOCK: tl.constexpr,  # keys of a block
+    DIAGONAL: tl.constexpr,  # whether the block needs the causal mask
+    PRECISION: tl.constexpr,  # of products of fp32: ieee or tf32
+):
     """Take one block of keys and values into the running softmax."""
     k = _load_tile(k_base, k_start, T, row_stride, HEAD, K_BLOCK, HEAD_BLOCK, DIAGONAL)
     scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
@@ -93,10 +119,20 @@ def _forward_step(
 
 @triton.jit(do_not_specialize=["T", "n_head"])
 def _forward_kernel(
-    qkv, y, lse, T, n_head, batch_stride, row_stride,
-    SCALE_LOG2: tl.constexpr, HEAD: tl.constexpr, HEAD_BLOCK: tl.constexpr,
-    Q_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    qkv_ptr,  # (B, T, 3·C)
+    y_ptr,  # (B, T, C), written
+    lse_ptr,  # (B, n_head, T) fp32, written: base-2 log-sum-exp
+    T,  # positions
+    n_head,
+    batch_stride,  # of qkv, in elements
+    row_stride,
+    SCALE_LOG2: tl.constexpr,  # log2(e)/√D
+    HEAD: tl.constexpr,  # D
+    HEAD_BLOCK: tl.constexpr,  # D, padded to a power of two
+    Q_BLOCK: tl.constexpr,  # queries of a block
+    K_BLOCK: tl.constexpr,  # keys of a block
+    PRECISION: tl.constexpr,  # of products of fp32: ieee or tf32
+):
     """One block of queries of one head: y (B, T, C) and the base-2 log-sum-exp (B, n_head, T)."""
     q_blocks = tl.cdiv(T, Q_BLOCK)
     # The last queries see the most keys: the longest programs start first.
@@ -104,7 +140,7 @@ def _forward_kernel(
     head = tl.program_id(0) // q_blocks
     batch = (head // n_head).to(tl.int64)
     channels = n_head * HEAD
-    q_base = qkv + batch * batch_stride + (head % n_head) * HEAD
+    q_base = qkv_ptr + batch * batch_stride + (head % n_head) * HEAD
     k_base = q_base + channels
     v_base = k_base + channels
 
@@ -124,39 +160,63 @@ def _forward_kernel(
             SCALE_LOG2, HEAD, HEAD_BLOCK, Q_BLOCK, K_BLOCK, True, PRECISION,
         )  # fmt: skip
 
-    y_base = y + batch * T * channels + (head % n_head) * HEAD
+    y_base = y_ptr + batch * T * channels + (head % n_head) * HEAD
     _store_tile(y_base, acc / row_sum[:, None], q_start, T, channels, HEAD, Q_BLOCK, HEAD_BLOCK)
     rows = q_start + tl.arange(0, Q_BLOCK)
-    tl.store(lse + head.to(tl.int64) * T + rows, row_max + tl.log2(row_sum), mask=rows < T)
+    tl.store(lse_ptr + head.to(tl.int64) * T + rows, row_max + tl.log2(row_sum), mask=rows < T)
 
 
 @triton.jit(do_not_specialize=["T", "n_head"])
 def _delta_kernel(
-    y, dy, delta, T, n_head, dy_batch_stride, dy_row_stride,
-    HEAD: tl.constexpr, HEAD_BLOCK: tl.constexpr, Q_BLOCK: tl.constexpr,
-):  # fmt: skip
+    y_ptr,  # (B, T, C)
+    dy_ptr,  # (B, T, C)
+    delta_ptr,  # (B, n_head, T) fp32, written
+    T,  # positions
+    n_head,
+    dy_batch_stride,  # of dy, in elements
+    dy_row_stride,
+    HEAD: tl.constexpr,  # D
+    HEAD_BLOCK: tl.constexpr,  # D, padded to a power of two
+    Q_BLOCK: tl.constexpr,  # queries of a block
+):
     """The sums of dy·y over each head's channels: delta (B, n_head, T)."""
     q_blocks = tl.cdiv(T, Q_BLOCK)
     start = tl.program_id(0) % q_blocks * Q_BLOCK
     head = tl.program_id(0) // q_blocks
     batch = (head // n_head).to(tl.int64)
     channels = n_head * HEAD
-    y_base = y + batch * T * channels + (head % n_head) * HEAD
-    dy_base = dy + batch * dy_batch_stride + (head % n_head) * HEAD
+    y_base = y_ptr + batch * T * channels + (head % n_head) * HEAD
+    dy_base = dy_ptr + batch * dy_batch_stride + (head % n_head) * HEAD
     y_tile = _load_tile(y_base, start, T, channels, HEAD, Q_BLOCK, HEAD_BLOCK, True)
     dy_tile = _load_tile(dy_base, start, T, dy_row_stride, HEAD, Q_BLOCK, HEAD_BLOCK, True)
     rows = start + tl.arange(0, Q_BLOCK)
     sums = tl.sum(y_tile.to(tl.float32) * dy_tile.to(tl.float32), 1)
-    tl.store(delta + head.to(tl.int64) * T + rows, sums, mask=rows < T)
+    tl.store(delta_ptr + head.to(tl.int64) * T + rows, sums, mask=rows < T)
 
 
 @triton.jit
 def _dkdv_step(
-    dk, dv, k, v, q_base, dy_base, lse_base, delta_base, q_start, k_start, T,
-    row_stride, dy_row_stride,
-    SCALE_LOG2: tl.constexpr, HEAD: tl.constexpr, HEAD_BLOCK: tl.constexpr,
-    Q_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, DIAGONAL: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    dk,  # (K_BLOCK, HEAD_BLOCK) fp32
+    dv,  # (K_BLOCK, HEAD_BLOCK) fp32
+    k,  # (K_BLOCK, HEAD_BLOCK)
+    v,  # (K_BLOCK, HEAD_BLOCK)
+    q_base,  # pointer to the head's queries, (T, HEAD)
+    dy_base,  # pointer to its part of dy, (T, HEAD)
+    lse_base,  # pointer to (T,)
+    delta_base,  # pointer to (T,)
+    q_start,
+    k_start,
+    T,
+    row_stride,
+    dy_row_stride,
+    SCALE_LOG2: tl.constexpr,  # log2(e)/√D
+    HEAD: tl.constexpr,  # D
+    HEAD_BLOCK: tl.constexpr,  # D, padded to a power of two
+    Q_BLOCK: tl.constexpr,  # queries of a block
+    K_BLOCK: tl.constexpr,  # keys of a block
+    DIAGONAL: tl.constexpr,  # whether the block needs the causal mask
+    PRECISION: tl.constexpr,  # of products of fp32: ieee or tf32
+):
     """Add what one block of queries contributes.
 
     Rows beyond T are read as q = dy = lse = delta = 0: their p is at most 1, and p·dy and ds are 0.
@@ -179,20 +239,35 @@ def _dkdv_step(
 
 @triton.jit(do_not_specialize=["T", "n_head"])
 def _dkdv_kernel(
-    qkv, dy, lse, delta, dqkv, T, n_head, batch_stride, row_stride, dy_batch_stride, dy_row_stride,
-    SCALE: tl.constexpr, SCALE_LOG2: tl.constexpr, HEAD: tl.constexpr, HEAD_BLOCK: tl.constexpr,
-    Q_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    qkv_ptr,  # (B, T, 3·C)
+    dy_ptr,  # (B, T, C)
+    lse_ptr,  # (B, n_head, T) fp32, base 2
+    delta_ptr,  # (B, n_head, T) fp32
+    dqkv_ptr,  # (B, T, 3·C) contiguous, written
+    T,  # positions
+    n_head,
+    batch_stride,  # of qkv, in elements
+    row_stride,
+    dy_batch_stride,  # of dy, in elements
+    dy_row_stride,
+    SCALE: tl.constexpr,  # 1/√D
+    SCALE_LOG2: tl.constexpr,  # log2(e)/√D
+    HEAD: tl.constexpr,  # D
+    HEAD_BLOCK: tl.constexpr,  # D, padded to a power of two
+    Q_BLOCK: tl.constexpr,  # queries of a block
+    K_BLOCK: tl.constexpr,  # keys of a block
+    PRECISION: tl.constexpr,  # of products of fp32: ieee or tf32
+):
     """One block of keys and values of one head, over all the queries that see it."""
     k_blocks = tl.cdiv(T, K_BLOCK)
     k_start = tl.program_id(0) % k_blocks * K_BLOCK
     head = tl.program_id(0) // k_blocks
     batch = (head // n_head).to(tl.int64)
     channels = n_head * HEAD
-    q_base = qkv + batch * batch_stride + (head % n_head) * HEAD
-    dy_base = dy + batch * dy_batch_stride + (head % n_head) * HEAD
-    lse_base = lse + head.to(tl.int64) * T
-    delta_base = delta + head.to(tl.int64) * T
+    q_base = qkv_ptr + batch * batch_stride + (head % n_head) * HEAD
+    dy_base = dy_ptr + batch * dy_batch_stride + (head % n_head) * HEAD
+    lse_base = lse_ptr + head.to(tl.int64) * T
+    delta_base = delta_ptr + head.to(tl.int64) * T
 
     k = _load_tile(q_base + channels, k_start, T, row_stride, HEAD, K_BLOCK, HEAD_BLOCK, True)
     v = _load_tile(q_base + 2 * channels, k_start, T, row_stride, HEAD, K_BLOCK, HEAD_BLOCK, True)
@@ -210,17 +285,32 @@ def _dkdv_kernel(
             dy_row_stride, SCALE_LOG2, HEAD, HEAD_BLOCK, Q_BLOCK, K_BLOCK, False, PRECISION,
         )  # fmt: skip
 
-    dk_base = dqkv + batch * T * 3 * channels + (head % n_head) * HEAD + channels
+    dk_base = dqkv_ptr + batch * T * 3 * channels + (head % n_head) * HEAD + channels
     _store_tile(dk_base, dk * SCALE, k_start, T, 3 * channels, HEAD, K_BLOCK, HEAD_BLOCK)
     _store_tile(dk_base + channels, dv, k_start, T, 3 * channels, HEAD, K_BLOCK, HEAD_BLOCK)
 
 
 @triton.jit
 def _dq_step(
-    dq, q, dy, lse, delta, k_base, v_base, q_start, k_start, T, row_stride,
-    SCALE_LOG2: tl.constexpr, HEAD: tl.constexpr, HEAD_BLOCK: tl.constexpr,
-    Q_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, DIAGONAL: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    dq,  # (Q_BLOCK, HEAD_BLOCK) fp32
+    q,  # (Q_BLOCK, HEAD_BLOCK)
+    dy,  # (Q_BLOCK, HEAD_BLOCK)
+    lse,  # (Q_BLOCK,) fp32, base 2
+    delta,  # (Q_BLOCK,) fp32
+    k_base,  # pointer to the head's keys, (T, HEAD)
+    v_base,  # pointer to its values, (T, HEAD)
+    q_start,
+    k_start,
+    T,
+    row_stride,
+    SCALE_LOG2: tl.constexpr,  # log2(e)/√D
+    HEAD: tl.constexpr,  # D
+    HEAD_BLOCK: tl.constexpr,  # D, padded to a power of two
+    Q_BLOCK: tl.constexpr,  # queries of a block
+    K_BLOCK: tl.constexpr,  # keys of a block
+    DIAGONAL: tl.constexpr,  # whether the block needs the causal mask
+    PRECISION: tl.constexpr,  # of products of fp32: ieee or tf32
+):
     """Add what one block of keys and values contributes."""
     k = _load_tile(k_base, k_start, T, row_stride, HEAD, K_BLOCK, HEAD_BLOCK, DIAGONAL)
     v = _load_tile(v_base, k_start, T, row_stride, HEAD, K_BLOCK, HEAD_BLOCK, DIAGONAL)
@@ -236,26 +326,41 @@ def _dq_step(
 
 @triton.jit(do_not_specialize=["T", "n_head"])
 def _dq_kernel(
-    qkv, dy, lse, delta, dqkv, T, n_head, batch_stride, row_stride, dy_batch_stride, dy_row_stride,
-    SCALE: tl.constexpr, SCALE_LOG2: tl.constexpr, HEAD: tl.constexpr, HEAD_BLOCK: tl.constexpr,
-    Q_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    qkv_ptr,  # (B, T, 3·C)
+    dy_ptr,  # (B, T, C)
+    lse_ptr,  # (B, n_head, T) fp32, base 2
+    delta_ptr,  # (B, n_head, T) fp32
+    dqkv_ptr,  # (B, T, 3·C) contiguous, written
+    T,  # positions
+    n_head,
+    batch_stride,  # of qkv, in elements
+    row_stride,
+    dy_batch_stride,  # of dy, in elements
+    dy_row_stride,
+    SCALE: tl.constexpr,  # 1/√D
+    SCALE_LOG2: tl.constexpr,  # log2(e)/√D
+    HEAD: tl.constexpr,  # D
+    HEAD_BLOCK: tl.constexpr,  # D, padded to a power of two
+    Q_BLOCK: tl.constexpr,  # queries of a block
+    K_BLOCK: tl.constexpr,  # keys of a block
+    PRECISION: tl.constexpr,  # of products of fp32: ieee or tf32
+):
     """One block of queries of one head, over all the keys it sees."""
     q_blocks = tl.cdiv(T, Q_BLOCK)
     q_start = (q_blocks - 1 - tl.program_id(0) % q_blocks) * Q_BLOCK
     head = tl.program_id(0) // q_blocks
     batch = (head // n_head).to(tl.int64)
     channels = n_head * HEAD
-    q_base = qkv + batch * batch_stride + (head % n_head) * HEAD
+    q_base = qkv_ptr + batch * batch_stride + (head % n_head) * HEAD
     k_base = q_base + channels
     v_base = k_base + channels
-    dy_base = dy + batch * dy_batch_stride + (head % n_head) * HEAD
+    dy_base = dy_ptr + batch * dy_batch_stride + (head % n_head) * HEAD
 
     q = _load_tile(q_base, q_start, T, row_stride, HEAD, Q_BLOCK, HEAD_BLOCK, True)
     dy_tile = _load_tile(dy_base, q_start, T, dy_row_stride, HEAD, Q_BLOCK, HEAD_BLOCK, True)
     rows = q_start + tl.arange(0, Q_BLOCK)
-    lse_rows = tl.load(lse + head.to(tl.int64) * T + rows, mask=rows < T, other=0.0)
-    delta_rows = tl.load(delta + head.to(tl.int64) * T + rows, mask=rows < T, other=0.0)
+    lse_rows = tl.load(lse_ptr + head.to(tl.int64) * T + rows, mask=rows < T, other=0.0)
+    delta_rows = tl.load(delta_ptr + head.to(tl.int64) * T + rows, mask=rows < T, other=0.0)
     dq = tl.zeros((Q_BLOCK, HEAD_BLOCK), tl.float32)
     diagonal = q_start // K_BLOCK * K_BLOCK
     for k_start in range(0, diagonal, K_BLOCK):
@@ -268,7 +373,7 @@ def _dq_kernel(
             dq, q, dy_tile, lse_rows, delta_rows, k_base, v_base, q_start, k_start, T, row_stride,
             SCALE_LOG2, HEAD, HEAD_BLOCK, Q_BLOCK, K_BLOCK, True, PRECISION,
         )  # fmt: skip
-    dq_base = dqkv + batch * T * 3 * channels + (head % n_head) * HEAD
+    dq_base = dqkv_ptr + batch * T * 3 * channels + (head % n_head) * HEAD
     _store_tile(dq_base, dq * SCALE, q_start, T, 3 * channels, HEAD, Q_BLOCK, HEAD_BLOCK)
 
 

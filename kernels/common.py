@@ -2,7 +2,7 @@
 
 The operators are registered with `torch.library.custom_op` rather than `triton_op`: `triton_op`
 traces through the launch, which the interpreter (TRITON_INTERPRET=1) can't do on fake tensors. An
-opaque operator with a fake is one registration that holds on a card and in the interpreter, and
+opaque operator with a fake is one registration that holds on a GPU and in the interpreter, and
 torch.compile takes either without a graph break.
 """
 

@@ -31,15 +31,15 @@ def _cross_entropy_kernel(
     loss_ptr,  # (M,) fp32
     lse_ptr,  # (M,) fp32
     row_weight_ptr,  # (M,) fp32, unused without HAS_ROW_WEIGHT
-    vocab,
-    row_stride,
-    ignore_index,
-    z_loss,
-    label_smoothing,
+    vocab,  # V
+    row_stride,  # of logits, in elements
+    ignore_index,  # the target of rows that don't count
+    z_loss,  # weight of lse²
+    label_smoothing,  # share of the target spread over all ids
     HAS_ROW_WEIGHT: tl.constexpr,
     SMOOTHING: tl.constexpr,  # whether label_smoothing is above 0
-    GRADIENT: tl.constexpr,
-    BLOCK_V: tl.constexpr,
+    GRADIENT: tl.constexpr,  # whether to write it
+    BLOCK_V: tl.constexpr,  # columns of a block
 ):
     row = tl.program_id(0)
     logits_ptr += row.to(tl.int64) * row_stride  # row·V passes 2³¹ at row 42,689

@@ -24,20 +24,33 @@ from pygpt.kernels.common import check_dtypes, unit_stride
 # --- kernel ---------------------------------------------------------------------------------------
 
 
-# Not compiled anew when S, which grows with every step, happens to be 1 or a multiple of 16.
+# Not recompiled when S, which grows with every step, happens to be 1 or a multiple of 16.
 @triton.jit(do_not_specialize=["S", "n_head"])
 def _kernel(
-    q, k, v, y, S, n_head, q_stride, k_batch_stride, k_row_stride, v_batch_stride, v_row_stride,
-    SCALE_LOG2: tl.constexpr, HEAD: tl.constexpr, HEAD_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr,
-):  # fmt: skip
+    q_ptr,  # (B, C), rows q_stride apart
+    k_ptr,  # (B, S, C)
+    v_ptr,  # (B, S, C)
+    y_ptr,  # (B, C), written
+    S,  # keys
+    n_head,
+    q_stride,  # strides are in elements
+    k_batch_stride,
+    k_row_stride,
+    v_batch_stride,
+    v_row_stride,
+    SCALE_LOG2: tl.constexpr,  # log2(e)/√D
+    HEAD: tl.constexpr,  # D
+    HEAD_BLOCK: tl.constexpr,  # D, padded to a power of two
+    K_BLOCK: tl.constexpr,  # keys of one iteration
+):
     batch = (tl.program_id(0) // n_head).to(tl.int64)
     columns = tl.arange(0, HEAD_BLOCK)
     in_head = columns < HEAD
     head_start = tl.program_id(0) % n_head * HEAD
-    query = tl.load(q + batch * q_stride + head_start + columns, mask=in_head, other=0.0)
+    query = tl.load(q_ptr + batch * q_stride + head_start + columns, mask=in_head, other=0.0)
     query = query.to(tl.float32) * SCALE_LOG2
-    k_base = k + batch * k_batch_stride + head_start
-    v_base = v + batch * v_batch_stride + head_start
+    k_base = k_ptr + batch * k_batch_stride + head_start
+    v_base = v_ptr + batch * v_batch_stride + head_start
 
     acc = tl.zeros((HEAD_BLOCK,), tl.float32)
     largest = tl.full((), -1.0e30, tl.float32)
@@ -55,8 +68,8 @@ def _kernel(
         acc = acc * rescale + tl.sum(values.to(tl.float32) * p[:, None], 0)
         total = total * rescale + tl.sum(p, 0)
         largest = new_largest
-    out = y + batch * n_head * HEAD + head_start + columns
-    tl.store(out, (acc / total).to(y.dtype.element_ty), mask=in_head)
+    out = y_ptr + batch * n_head * HEAD + head_start + columns
+    tl.store(out, (acc / total).to(y_ptr.dtype.element_ty), mask=in_head)
 
 
 # --- launcher and registration --------------------------------------------------------------------

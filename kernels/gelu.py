@@ -49,32 +49,49 @@ def _tile(n_rows, row_start, column_start, WIDTH, ROWS: tl.constexpr, COLUMNS: t
 
 @triton.jit(do_not_specialize=["n_rows"])
 def _forward_kernel(
-    x, bias, y, n_rows, x_stride,
-    WIDTH: tl.constexpr, HAS_BIAS: tl.constexpr, TANH: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
+    x_ptr,  # (M, C), rows x_stride apart
+    bias_ptr,  # (C,), unused without HAS_BIAS
+    y_ptr,  # (M, C), written
+    n_rows,  # M
+    x_stride,  # elements
+    WIDTH: tl.constexpr,  # C
+    HAS_BIAS: tl.constexpr,
+    TANH: tl.constexpr,  # the tanh form; otherwise erf
+    ROWS: tl.constexpr,  # of a program's tile
+    COLUMNS: tl.constexpr,
+):
     panels = tl.cdiv(WIDTH, COLUMNS)
     row_start = tl.program_id(0) // panels * ROWS
     column_start = tl.program_id(0) % panels * COLUMNS
     rows, columns, mask = _tile(n_rows, row_start, column_start, WIDTH, ROWS, COLUMNS)
-    z = tl.load(x + rows[:, None] * x_stride + columns[None, :], mask=mask, other=0.0)
+    z = tl.load(x_ptr + rows[:, None] * x_stride + columns[None, :], mask=mask, other=0.0)
     z = z.to(tl.float32)
     if HAS_BIAS:
-        z += tl.load(bias + columns, mask=columns < WIDTH, other=0.0).to(tl.float32)[None, :]
+        z += tl.load(bias_ptr + columns, mask=columns < WIDTH, other=0.0).to(tl.float32)[None, :]
     if TANH:
         result = z / (1.0 + tl.exp2(z * (EXPONENT + CUBIC_EXPONENT * (z * z))))
     else:
         result = 0.5 * z * (1.0 + tl.erf(z * SQRT_HALF))
-    pointers = y + rows[:, None] * WIDTH + columns[None, :]
-    tl.store(pointers, result.to(y.dtype.element_ty), mask=mask)
+    pointers = y_ptr + rows[:, None] * WIDTH + columns[None, :]
+    tl.store(pointers, result.to(y_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["n_rows"])
 def _backward_kernel(
-    dy, x, bias, dx, partials, n_rows, dy_stride, x_stride,
-    WIDTH: tl.constexpr, HAS_BIAS: tl.constexpr, TANH: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
+    dy_ptr,  # (M, C), rows dy_stride apart
+    x_ptr,  # (M, C), rows x_stride apart
+    bias_ptr,  # (C,), unused without HAS_BIAS
+    dx_ptr,  # (M, C), written
+    partials_ptr,  # (P, C) fp32, written: sums over the rows of each group of programs
+    n_rows,  # M
+    dy_stride,  # elements
+    x_stride,  # elements
+    WIDTH: tl.constexpr,  # C
+    HAS_BIAS: tl.constexpr,
+    TANH: tl.constexpr,  # the tanh form; otherwise erf
+    ROWS: tl.constexpr,  # of a program's tile
+    COLUMNS: tl.constexpr,
+):
     """Write dx (M, C) and, with a bias, partials (P, C): one row for each group of programs."""
     panels = tl.cdiv(WIDTH, COLUMNS)
     group = tl.program_id(0) // panels
@@ -82,11 +99,11 @@ def _backward_kernel(
     column_start = tl.program_id(0) % panels * COLUMNS
     columns = column_start + tl.arange(0, COLUMNS)
     if HAS_BIAS:
-        shift = tl.load(bias + columns, mask=columns < WIDTH, other=0.0).to(tl.float32)
+        shift = tl.load(bias_ptr + columns, mask=columns < WIDTH, other=0.0).to(tl.float32)
     d_bias = tl.zeros((ROWS, COLUMNS), tl.float32)
     for tile in range(group, tl.cdiv(n_rows, ROWS), n_groups):
         rows, columns, mask = _tile(n_rows, tile * ROWS, column_start, WIDTH, ROWS, COLUMNS)
-        z = tl.load(x + rows[:, None] * x_stride + columns[None, :], mask=mask, other=0.0)
+        z = tl.load(x_ptr + rows[:, None] * x_stride + columns[None, :], mask=mask, other=0.0)
         z = z.to(tl.float32)
         if HAS_BIAS:
             z += shift[None, :]
@@ -97,14 +114,14 @@ def _backward_kernel(
         else:
             density = tl.exp(-0.5 * z * z) * ONE_OVER_SQRT_2_PI
             slope = 0.5 * (1.0 + tl.erf(z * SQRT_HALF)) + z * density
-        d_out = tl.load(dy + rows[:, None] * dy_stride + columns[None, :], mask=mask, other=0.0)
+        d_out = tl.load(dy_ptr + rows[:, None] * dy_stride + columns[None, :], mask=mask, other=0.0)
         dz = d_out.to(tl.float32) * slope
         if HAS_BIAS:
             d_bias += dz
-        pointers = dx + rows[:, None] * WIDTH + columns[None, :]
-        tl.store(pointers, dz.to(dx.dtype.element_ty), mask=mask)
+        pointers = dx_ptr + rows[:, None] * WIDTH + columns[None, :]
+        tl.store(pointers, dz.to(dx_ptr.dtype.element_ty), mask=mask)
     if HAS_BIAS:
-        own = partials + group.to(tl.int64) * WIDTH
+        own = partials_ptr + group.to(tl.int64) * WIDTH
         tl.store(own + columns, tl.sum(d_bias, 0), mask=columns < WIDTH)
 
 

@@ -33,10 +33,24 @@ from pygpt.kernels.common import as_rows, check_dtypes, forbid_second_derivative
 
 @triton.jit(do_not_specialize=["n_rows"])
 def _forward_kernel(
-    x, residual, weight, bias, normed, summed, mean, rstd, n_rows, x_stride, residual_stride,
-    WIDTH: tl.constexpr, EPS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_BIAS: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
+    x_ptr,  # (M, C), rows x_stride apart
+    residual_ptr,  # (M, C), rows residual_stride apart; unused without HAS_RESIDUAL
+    weight_ptr,  # (C,)
+    bias_ptr,  # (C,), unused without HAS_BIAS
+    normed_ptr,  # (M, C), written
+    summed_ptr,  # (M, C), written where HAS_RESIDUAL
+    mean_ptr,  # (M,) fp32, written
+    rstd_ptr,  # (M,) fp32, written
+    n_rows,  # M
+    x_stride,  # elements
+    residual_stride,  # elements
+    WIDTH: tl.constexpr,  # C
+    EPS: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    ROWS: tl.constexpr,  # of a program's tile
+    COLUMNS: tl.constexpr,  # C, padded to a power of two
+):
     """Write normed (M, C), summed (M, C) where there is a residual, mean and rstd (M,)."""
     rows = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     columns = tl.arange(0, COLUMNS)
@@ -45,37 +59,52 @@ def _forward_kernel(
     mask = in_rows[:, None] & in_width[None, :]
     offsets = rows[:, None] * WIDTH + columns[None, :]
 
-    values = tl.load(x + rows[:, None] * x_stride + columns[None, :], mask=mask, other=0.0)
+    values = tl.load(x_ptr + rows[:, None] * x_stride + columns[None, :], mask=mask, other=0.0)
     values = values.to(tl.float32)
     if HAS_RESIDUAL:
         added = tl.load(
-            residual + rows[:, None] * residual_stride + columns[None, :], mask=mask, other=0.0
+            residual_ptr + rows[:, None] * residual_stride + columns[None, :], mask=mask, other=0.0
         )
         # What the backward reads is the rounded sum, so that is what is normalised.
-        total = (values + added.to(tl.float32)).to(summed.dtype.element_ty)
-        tl.store(summed + offsets, total, mask=mask)
+        total = (values + added.to(tl.float32)).to(summed_ptr.dtype.element_ty)
+        tl.store(summed_ptr + offsets, total, mask=mask)
         values = total.to(tl.float32)
 
     row_mean = tl.sum(values, 1) / WIDTH
     centred = tl.where(in_width[None, :], values - row_mean[:, None], 0.0)
     row_rstd = tl.rsqrt(tl.sum(centred * centred, 1) / WIDTH + EPS)
-    tl.store(mean + rows, row_mean, mask=in_rows)
-    tl.store(rstd + rows, row_rstd, mask=in_rows)
+    tl.store(mean_ptr + rows, row_mean, mask=in_rows)
+    tl.store(rstd_ptr + rows, row_rstd, mask=in_rows)
 
-    scale = tl.load(weight + columns, mask=in_width, other=0.0).to(tl.float32)
+    scale = tl.load(weight_ptr + columns, mask=in_width, other=0.0).to(tl.float32)
     y = centred * row_rstd[:, None] * scale[None, :]
     if HAS_BIAS:
-        y += tl.load(bias + columns, mask=in_width, other=0.0).to(tl.float32)[None, :]
-    tl.store(normed + offsets, y.to(normed.dtype.element_ty), mask=mask)
+        y += tl.load(bias_ptr + columns, mask=in_width, other=0.0).to(tl.float32)[None, :]
+    tl.store(normed_ptr + offsets, y.to(normed_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["n_rows"])
 def _backward_kernel(
-    d_normed, d_summed, values, weight, mean, rstd, d_residual, d_x, partials,
-    n_rows, d_normed_stride, d_summed_stride, values_stride,
-    WIDTH: tl.constexpr, HAS_D_SUMMED: tl.constexpr, HAS_D_X: tl.constexpr, HAS_BIAS: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
+    d_normed_ptr,  # (M, C), rows d_normed_stride apart
+    d_summed_ptr,  # (M, C), rows d_summed_stride apart; unused without HAS_D_SUMMED
+    values_ptr,  # (M, C): what was normalised
+    weight_ptr,  # (C,)
+    mean_ptr,  # (M,) fp32
+    rstd_ptr,  # (M,) fp32
+    d_residual_ptr,  # (M, C), written
+    d_x_ptr,  # (M, C), written where HAS_D_X
+    partials_ptr,  # (P, 1 or 2, C) fp32, written: P programs' sums for dweight and dbias
+    n_rows,  # M
+    d_normed_stride,  # elements
+    d_summed_stride,  # elements
+    values_stride,  # elements
+    WIDTH: tl.constexpr,  # C
+    HAS_D_SUMMED: tl.constexpr,
+    HAS_D_X: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    ROWS: tl.constexpr,  # of a tile
+    COLUMNS: tl.constexpr,  # C, padded to a power of two
+):
     """Gradients of the rows, and this program's sums for dweight and dbias: partials (P, 1|2, C).
 
     `values` is what was normalised; its gradient goes to d_residual, and once more to d_x where
@@ -83,7 +112,7 @@ def _backward_kernel(
     """
     columns = tl.arange(0, COLUMNS)
     in_width = columns < WIDTH
-    scale = tl.load(weight + columns, mask=in_width, other=0.0).to(tl.float32)
+    scale = tl.load(weight_ptr + columns, mask=in_width, other=0.0).to(tl.float32)
     d_weight = tl.zeros((ROWS, COLUMNS), tl.float32)
     d_bias = tl.zeros((ROWS, COLUMNS), tl.float32)
     for tile in range(tl.program_id(0), tl.cdiv(n_rows, ROWS), tl.num_programs(0)):
@@ -91,13 +120,15 @@ def _backward_kernel(
         in_rows = rows < n_rows
         mask = in_rows[:, None] & in_width[None, :]
         dy = tl.load(
-            d_normed + rows[:, None] * d_normed_stride + columns[None, :], mask=mask, other=0.0
+            d_normed_ptr + rows[:, None] * d_normed_stride + columns[None, :],
+            mask=mask,
+            other=0.0,
         ).to(tl.float32)
         x = tl.load(
-            values + rows[:, None] * values_stride + columns[None, :], mask=mask, other=0.0
+            values_ptr + rows[:, None] * values_stride + columns[None, :], mask=mask, other=0.0
         ).to(tl.float32)
-        row_mean = tl.load(mean + rows, mask=in_rows, other=0.0)
-        row_rstd = tl.load(rstd + rows, mask=in_rows, other=0.0)
+        row_mean = tl.load(mean_ptr + rows, mask=in_rows, other=0.0)
+        row_rstd = tl.load(rstd_ptr + rows, mask=in_rows, other=0.0)
 
         # Padding has dy = 0, so whatever x_hat is there counts nowhere.
         x_hat = (x - row_mean[:, None]) * row_rstd[:, None]
@@ -110,15 +141,17 @@ def _backward_kernel(
         dx = (g - along_mean[:, None] - x_hat * along_x_hat[:, None]) * row_rstd[:, None]
         if HAS_D_SUMMED:
             dx += tl.load(
-                d_summed + rows[:, None] * d_summed_stride + columns[None, :], mask=mask, other=0.0
+                d_summed_ptr + rows[:, None] * d_summed_stride + columns[None, :],
+                mask=mask,
+                other=0.0,
             ).to(tl.float32)
 
         offsets = rows[:, None] * WIDTH + columns[None, :]
-        tl.store(d_residual + offsets, dx.to(d_residual.dtype.element_ty), mask=mask)
+        tl.store(d_residual_ptr + offsets, dx.to(d_residual_ptr.dtype.element_ty), mask=mask)
         if HAS_D_X:
-            tl.store(d_x + offsets, dx.to(d_x.dtype.element_ty), mask=mask)
+            tl.store(d_x_ptr + offsets, dx.to(d_x_ptr.dtype.element_ty), mask=mask)
 
-    own = partials + tl.program_id(0).to(tl.int64) * (WIDTH + HAS_BIAS * WIDTH)
+    own = partials_ptr + tl.program_id(0).to(tl.int64) * (WIDTH + HAS_BIAS * WIDTH)
     tl.store(own + columns, tl.sum(d_weight, 0), mask=in_width)
     if HAS_BIAS:
         tl.store(own + WIDTH + columns, tl.sum(d_bias, 0), mask=in_width)
