@@ -1,8 +1,8 @@
 """Parts of a corpus to encoded documents, in order, by several threads.
 
-The calling thread reads; `workers` threads encode batches of about BATCH_BYTES (the encoders
-release the GIL); what comes out is in the order of the corpus, whatever the number of workers. A
-few batches per worker are in memory at a time.
+One thread reads and `workers` threads encode batches of about BATCH_BYTES (both release the GIL),
+while the calling thread writes. What comes out is in the order of the corpus, whatever the number
+of workers. A few batches per worker are in memory at a time.
 """
 
 from __future__ import annotations
@@ -65,15 +65,19 @@ def encode(
 ) -> Generator[list[Encoded], None, None]:
     """Batches of encoded pieces, from `start` on; close the generator to stop early."""
     in_flight: deque[Future[list[Encoded]]] = deque()
-    pool = ThreadPoolExecutor(workers)
+    batches = _batches(_pieces(parts, start))
+    reader, pool = ThreadPoolExecutor(1), ThreadPoolExecutor(workers)
     try:
-        for batch in _batches(_pieces(parts, start)):
+        reading = reader.submit(next, batches, None)
+        while (batch := reading.result()) is not None:
+            reading = reader.submit(next, batches, None)
             in_flight.append(pool.submit(_encode_batch, batch, tokenizer, seed))
             if len(in_flight) == _AHEAD * workers:
                 yield in_flight.popleft().result()
         while in_flight:
             yield in_flight.popleft().result()
     finally:
+        reader.shutdown(cancel_futures=True)
         pool.shutdown(cancel_futures=True)
 
 
