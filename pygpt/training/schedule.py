@@ -24,7 +24,9 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     if step >= end:
         return config.min_lr
     start = decay_start(config)
-    progress = max(0, step - start) / (end - start)
+    if step <= start:  # also where a run ends before its decay
+        return peak
+    progress = (step - start) / (end - start)
     if config.schedule == "cosine":
         remaining = (1 + math.cos(math.pi * progress)) / 2
     else:
@@ -39,7 +41,7 @@ def decay_start(config: TrainConfig) -> int:
     if config.decay_from is not None:
         return max(config.warmup_steps, config.decay_from)
     end = decay_end(config)
-    return max(config.warmup_steps, end - round(config.decay_fraction * end))
+    return max(config.warmup_steps, end - max(1, round(config.decay_fraction * end)))
 
 
 def decay_end(config: TrainConfig) -> int:

@@ -39,6 +39,12 @@ def test_wsd_is_stable_then_linear() -> None:
     assert rates(schedule="wsd", decay_from=100)[100:102] == pytest.approx([1.0, 0.91])
 
 
+def test_a_decay_shorter_than_a_step_or_after_the_end() -> None:
+    assert rates(schedule="wsd", decay_fraction=0.001)[10:110] == [1.0] * 100
+    assert rates(schedule="wsd", decay_from=110)[109] == 1.0
+    assert rates(schedule="wsd", decay_from=500)[109] == 1.0
+
+
 def test_decay_now_branches_off_the_stable_phase() -> None:
     stable = TrainConfig(**BASE, schedule="wsd")  # type: ignore[arg-type]
     config = decay_from_now(stable, 40, 20)
