@@ -168,9 +168,9 @@ def _measure(case: Case, rounds: int) -> list[dict[str, Any]]:
     source = torch.zeros(max(case.bytes // 2, 1), dtype=torch.int8)
     target = torch.zeros_like(source)
     ways = {"copy": lambda: target.copy_(source), **case.ways} if case.bytes else case.ways
-    turns = interleaved.Turns(ways, CPU)
-    turns.run(rounds, budget_s=30.0)
-    timings = turns.milliseconds()
+    timing = interleaved.Interleaved(ways, CPU)
+    timing.run(rounds, budget_s=30.0)
+    timings = timing.milliseconds()
     copy = timings.pop("copy", None)
     return [
         {
@@ -231,12 +231,12 @@ def _measure_step(bench: bench_step.Bench, rounds: int) -> list[dict[str, Any]]:
     }
     a, b = torch.randn(2, 2048, 2048).to(bench.dtype)
     steps = {name: functools.partial(bench.step, each) for name, each in subjects.items()}
-    turns = interleaved.Turns({"GEMM": lambda: a @ b, **steps}, CPU)
-    turns.run(rounds)
-    gemm_rate = 2 * 2048**3 / statistics.median(turns.seconds["GEMM"])
+    timing = interleaved.Interleaved({"GEMM": lambda: a @ b, **steps}, CPU)
+    timing.run(rounds)
+    gemm_rate = 2 * 2048**3 / statistics.median(timing.seconds["GEMM"])
     rows = []
     for name, subject in subjects.items():
-        rate = Spread.of(bench.tokens / s for s in turns.seconds[name])
+        rate = Spread.of(bench.tokens / s for s in timing.seconds[name])
         flops = rate.median * bench.config.flops_per_token(causal=True)
         rows.append(
             {

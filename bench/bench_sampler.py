@@ -35,7 +35,7 @@ import numpy as np
 import torch
 import tyro
 from lib import report
-from lib.interleaved import Spread, Turns
+from lib.interleaved import Interleaved, Spread
 
 from pygpt.data import BatchSampler, TokenDataset
 from pygpt.data.manifest import DatasetInfo, ShardInfo, SplitInfo
@@ -132,9 +132,9 @@ def time_in_turns(
 
         return call
 
-    turns = Turns({name: turn(make) for name, make in ways.items()}, CPU)
-    turns.run(rounds)
-    return {name: [s / steps for s in times] for name, times in turns.seconds.items()}
+    timing = Interleaved({name: turn(make) for name, make in ways.items()}, CPU)
+    timing.run(rounds)
+    return {name: [s / steps for s in times] for name, times in timing.seconds.items()}
 
 
 # --- a file that is not in memory -----------------------------------------------------------------

@@ -295,7 +295,7 @@ def main(options: Options) -> int:
             bench.step(subject)
 
     ways = {name: functools.partial(turn, subject) for name, subject in everything.items()}
-    turns = interleaved.Turns(ways, bench.device, survived=(torch.OutOfMemoryError,))
+    timing = interleaved.Interleaved(ways, bench.device, survived=(torch.OutOfMemoryError,))
     details: dict[str, dict[str, Any]] = {}
 
     def rows() -> list[dict[str, Any]]:
@@ -306,7 +306,7 @@ def main(options: Options) -> int:
                 **_rates(bench, [s / options.steps for s in seconds], peak),
                 **details.get(name, {}),
             }
-            for name, seconds in turns.seconds.items()
+            for name, seconds in timing.seconds.items()
             if seconds
         ]
 
@@ -314,7 +314,7 @@ def main(options: Options) -> int:
         if options.json:
             chosen = dataclasses.replace(options, micro_batch=bench.micro_batch)
             fields = {"options": dataclasses.asdict(chosen), "peak": str(peak)}
-            results = {"results": rows(), "failures": turns.failures}
+            results = {"results": rows(), "failures": timing.failures}
             report.write_json(options.json, bench.device, {**fields, **results})
 
     def finish() -> None:
@@ -326,13 +326,13 @@ def main(options: Options) -> int:
             f"MFU of {peak}",
             rows(),
         )
-        for name, reason in turns.failures.items():
+        for name, reason in timing.failures.items():
             print(f"failed: {name}: {reason}", file=sys.stderr)
 
-    with report.reporting(finish, turns.failures):
-        turns.run(options.rounds, BUDGET_S)
+    with report.reporting(finish, timing.failures):
+        timing.run(options.rounds, BUDGET_S)
         write()  # a crash of the profiler would take the rates along
-        for name, seconds in turns.seconds.items():
+        for name, seconds in timing.seconds.items():
             step_seconds = statistics.median(seconds) / options.steps
             try:
                 details[name] = {
@@ -340,8 +340,8 @@ def main(options: Options) -> int:
                     "seconds_by_part": seconds_by_part(bench, everything[name], step_seconds),
                 }
             except torch.OutOfMemoryError as error:
-                turns.failures[name] = interleaved.in_a_line(error)
-    return 1 if turns.failures else 0
+                timing.failures[name] = interleaved.in_a_line(error)
+    return 1 if timing.failures else 0
 
 
 def _bench(options: Options) -> Bench:

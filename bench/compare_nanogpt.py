@@ -6,7 +6,7 @@
     python bench/compare_nanogpt.py --nanogpt DIR --same-time --data data/stdlib-bytes
 
 DIR is a checkout of nanoGPT; its ``model.py`` is imported from there and the loop of its
-``train.py`` is restated in ``contestant.py``.
+``train.py`` is restated in ``worker.py``.
 
 Without ``--same-time`` every side trains the same shape for the same steps, a few steps a turn.
 With it, pygpt's default run on a CPU and nanoGPT's CPU recipe (4 layers, 4 heads, 128 wide, context
@@ -34,7 +34,7 @@ from pygpt.data import TokenDataset
 from pygpt.utils import cli
 from pygpt.utils.errors import InputError
 
-CONTESTANT = Path(__file__).parent / "lib" / "contestant.py"
+WORKER = Path(__file__).parent / "lib" / "worker.py"
 WARM_UP = 2
 
 
@@ -68,7 +68,7 @@ class Options:
 
 
 class Side:
-    """A contestant's process, as seen from here."""
+    """A worker process, seen from the parent."""
 
     def __init__(self, name: str, task: dict[str, Any]) -> None:
         self.name = name
@@ -76,7 +76,7 @@ class Side:
         self.losses: list[float] = []
         self.peak_memory = 0
         self._process = subprocess.Popen(
-            [sys.executable, str(CONTESTANT), json.dumps(task)],
+            [sys.executable, str(WORKER), json.dumps(task)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

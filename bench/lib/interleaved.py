@@ -1,4 +1,4 @@
-"""Timing several ways to do one thing on a machine that does other things too: in turns.
+"""Interleaved timing: several ways to do one thing, on a machine that is also busy with other work.
 
 Every round runs each way once, in a new order, so that a slow minute falls on all of them. Works on
 a CPU and on a GPU.
@@ -36,8 +36,8 @@ class Spread:
         return cls(statistics.median(ordered), low, high, len(ordered))
 
 
-class Turns:
-    """Ways to do one thing, timed in turns; what was measured can be read at any time.
+class Interleaved:
+    """Times several ways to do one thing, interleaved; figures can be read at any time.
 
     Args:
         ways: name → call.

@@ -331,9 +331,9 @@ def test_spread_and_rounds(common: ModuleType) -> None:
     assert common.Spread.of([5.0, 1.0, 4.0, 2.0, 3.0, 6.0]) == common.Spread(3.5, 2.0, 5.0, 6)
     order: list[str] = []
     ways = {name: functools.partial(order.append, name) for name in "ab"}
-    turns = interleaved.Turns(ways, torch.device("cpu"))
-    turns.run(4)
-    assert {name: len(values) for name, values in turns.seconds.items()} == {"a": 4, "b": 4}
+    timing = interleaved.Interleaved(ways, torch.device("cpu"))
+    timing.run(4)
+    assert {name: len(values) for name, values in timing.seconds.items()} == {"a": 4, "b": 4}
     assert order[:4] == ["a", "a", "b", "b"]  # one to warm up
     rounds = ["".join(sorted(order[i : i + 2])) for i in range(4, len(order), 2)]
     assert rounds == ["ab"] * 3
@@ -356,13 +356,13 @@ def test_a_way_that_fails_sits_out_alone(
             no_memory()
 
     ways = {"large": no_memory, "good": lambda: None, "growing": no_memory_later}
-    turns = interleaved.Turns(ways, torch.device("cpu"), (torch.OutOfMemoryError,))
-    turns.run(9)
-    assert turns.failures == dict.fromkeys(["large", "growing"], "OutOfMemoryError: no memory")
-    assert turns.seconds == {"good": [3.0] * 9}
-    assert turns.milliseconds()["good"].median == 3000.0
+    timing = interleaved.Interleaved(ways, torch.device("cpu"), (torch.OutOfMemoryError,))
+    timing.run(9)
+    assert timing.failures == dict.fromkeys(["large", "growing"], "OutOfMemoryError: no memory")
+    assert timing.seconds == {"good": [3.0] * 9}
+    assert timing.milliseconds()["good"].median == 3000.0
     with pytest.raises(torch.OutOfMemoryError):
-        interleaved.Turns(ways, torch.device("cpu")).run(1)
+        interleaved.Interleaved(ways, torch.device("cpu")).run(1)
 
 
 def test_a_slow_way_sits_out_all_but_two_rounds(
@@ -370,9 +370,11 @@ def test_a_slow_way_sits_out_all_but_two_rounds(
 ) -> None:
     interleaved = importlib.import_module("lib.interleaved")
     monkeypatch.setattr(interleaved, "time_once", lambda call, device: call())
-    turns = interleaved.Turns({"slow": lambda: 9.0, "fast": lambda: 1.0}, torch.device("cpu"))
-    turns.run(5, budget_s=4.0)
-    assert {name: len(values) for name, values in turns.seconds.items()} == {"slow": 2, "fast": 4}
+    timing = interleaved.Interleaved(
+        {"slow": lambda: 9.0, "fast": lambda: 1.0}, torch.device("cpu")
+    )
+    timing.run(5, budget_s=4.0)
+    assert {name: len(values) for name, values in timing.seconds.items()} == {"slow": 2, "fast": 4}
 
 
 def test_peak_bytes_is_what_was_allocated_at_once(common: ModuleType) -> None:

@@ -1,8 +1,8 @@
-"""One side of `compare_nanogpt.py`: a process that trains when it is told to.
+"""A worker process of `compare_nanogpt.py`: trains one side, a number of steps on request.
 
 Reads one JSON object a line and answers with one: ``{"steps": n}`` trains n steps and gives their
-losses and seconds, ``{"evaluate": tokens}`` the validation loss. The two sides live at the same
-time and work in turn, so that both see the same machine.
+losses and seconds, ``{"evaluate": tokens}`` the validation loss. The two workers run at the same
+time and take turns, so that both see the same machine.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Task:
     """The checkout."""
 
 
-class Contestant(Protocol):
-    """A side."""
+class Worker(Protocol):
+    """What one side can do."""
 
     def step(self) -> float:
         """Train one step; its loss."""
