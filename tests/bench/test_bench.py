@@ -508,7 +508,7 @@ def test_the_default_micro_batch_is_bounded(
     ("command", "message"),
     [
         ("roofline.py --card foo", "no data of a card 'foo'"),
-        ("bench_step.py --preset foo", "no preset 'foo'; there are stdlib-cpu"),
+        ("bench_step.py --preset foo", "no preset 'foo'; there are fineweb-40m"),
         (
             "compare_nanogpt.py --nanogpt . --data none",
             "there is no none; python -m pygpt.prepare --out none makes it",
