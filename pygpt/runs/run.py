@@ -1,12 +1,12 @@
-"""A run's directory: where its configuration, metrics and checkpoints lie.
+"""A run's directory: its configuration, metrics and checkpoints.
 
 ::
 
     runs/stdlib-cpu-20260131-101500/
       config.toml     every value of the configuration, as `--config` reads it
-      run.json        versions and machine, one entry a start
-      metrics.jsonl   one object a step
-      lock            held by the process that trains
+      run.json        versions and machine, one entry per start
+      metrics.jsonl   one object per step
+      lock            locked by the process that trains
       checkpoints/    see `pygpt.runs.checkpoint`
       tensorboard/    when TensorBoard is installed
 """
@@ -34,7 +34,7 @@ CHECKPOINT_PREFIX = "step-"
 
 
 class Run:
-    """The directory of one run. Building the object touches nothing on disk."""
+    """The directory of one run. The constructor does not touch the disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -44,8 +44,8 @@ class Run:
 
     @property
     def started(self) -> bool:
-        """Whether a run lives here."""
-        return os.path.exists(self.config_file)  # unlike Path.exists, False where one may not look
+        """Whether the directory holds a run."""
+        return os.path.exists(self.config_file)  # unlike Path.exists, False without permission
 
     @property
     def last_written(self) -> float:
@@ -54,17 +54,17 @@ class Run:
         return os.stat(metrics if metrics.exists() else self.config_file).st_mtime
 
     def config(self) -> TrainConfig:
-        """The configuration it was started with."""
+        """The stored configuration, which a resumed run starts with."""
         return TrainConfig(**toml_file.read(self.config_file))
 
     def newest_checkpoint(self) -> Path | None:
-        """The newest whole checkpoint, or None before the first."""
+        """The newest complete checkpoint, or None before the first."""
         paths = list_checkpoints(self.checkpoints)
         return paths[-1] if paths else None
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
-        """Make the directory, and hold it for this process alone.
+        """Make the directory and lock it for this process.
 
         Raises:
             InputError: it can't be written, or another process trains in it.
@@ -78,11 +78,11 @@ class Run:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Around all that writes below the directory: an InputError where the system refuses."""
+        """Context for writing in the directory: turns an OSError into an InputError."""
         try:
             yield
         except OSError as error:
-            way_out = "mend that and go on with --resume, or " if self.started else ""
+            way_out = "fix that and go on with --resume, or " if self.started else ""
             raise InputError(
                 f"the run directory {self.path} can't be written ({error}); {way_out}give another "
                 "--out"
@@ -91,7 +91,8 @@ class Run:
     def open(self, config: TrainConfig, device: torch.device, step: int) -> None:
         """Create or reopen the directory for training from `step` on.
 
-        Metrics of later steps, which a killed run may have left, go: those steps are done again.
+        Metrics of later steps, which a killed run may have left, are deleted: those steps are
+        trained again.
 
         Raises:
             InputError: a file in it is damaged or can't be written.
@@ -101,10 +102,10 @@ class Run:
             remove_partial(self.checkpoints)
             self._keep_metrics_before(step)
             self._record_start(device, step)
-        self.write_config(config)  # last, since it is what makes the directory a run
+        self.write_config(config)  # last: a directory with this file is a run
 
     def write_config(self, config: TrainConfig) -> None:
-        """Make `config` the one that a resumed run starts with."""
+        """Store `config`: a resumed run starts with it."""
         with self.writing():
             replace_text(self.config_file, config.as_toml())
 
@@ -114,7 +115,7 @@ class Run:
             file.write(json.dumps(fields) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Every whole line of ``metrics.jsonl``; the last may be cut where a run was killed.
+        """The complete lines of ``metrics.jsonl``; a killed run may have left part of one more.
 
         Raises:
             InputError: a line is damaged.
@@ -125,7 +126,7 @@ class Run:
         return [self._metrics_of(line, number) for number, line in enumerate(lines, 1)]
 
     def _lock(self, file: TextIO) -> None:
-        """Take the system's lock of a file; it goes with its process, however that ends."""
+        """Lock a file. The system releases the lock when the process ends, however it ends."""
         with self.writing():
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -171,13 +172,13 @@ def list_checkpoints(directory: Path) -> list[Path]:
 
 
 def runs_below(root: Path) -> list[Run]:
-    """The runs in a directory, the one that wrote last at the end."""
+    """The runs in a directory; the one that was written to last is the last."""
     found = [run for path in root.glob("*") if (run := Run(path)).started]
     return sorted(found, key=lambda run: run.last_written)
 
 
 def newest_run(root: Path = RUNS) -> Run:
-    """The run below `root` that wrote last.
+    """The run below `root` that was written to last.
 
     Raises:
         InputError: there is none.
