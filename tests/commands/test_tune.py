@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import math
+import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +13,13 @@ import pytest
 import torch
 
 from pygpt import tune
+from pygpt.config.tune import TuneConfig
 from pygpt.kernels import launch
-from pygpt.planning import gpu_timing
+from pygpt.planning import gpu_timing, tuning
 from pygpt.utils.errors import InputError
 from tests.helpers.parity import DEVICE
 
-SMALL = tune.TuneConfig(head_size=16, width=32, positions=8, batch=1, vocab=100, dtype="float16")
+SMALL = TuneConfig(head_size=16, width=32, positions=8, batch=1, vocab=100, dtype="float16")
 
 
 def test_every_kernel_is_tried_and_the_fastest_kept(
@@ -26,14 +28,14 @@ def test_every_kernel_is_tried_and_the_fastest_kept(
     best = launch.Launch(64, 32, 8, 3)
     tried: dict[launch.Key, set[launch.Launch]] = {}
 
-    def clock(key: launch.Key, entry: launch.Launch, call: tune.Call) -> float:
+    def clock(key: launch.Key, entry: launch.Launch, call: tuning.Call) -> float:
         if key not in tried:
             call()  # the built-in entry first: the call must run
         tried.setdefault(key, set()).add(entry)
         return 1.0 if entry == best else 2.0
 
-    monkeypatch.setattr(tune, "_milliseconds", clock)
-    *so_far, winners = [dict(each) for each in tune._tune(SMALL, DEVICE, math.inf)]
+    monkeypatch.setattr(tuning, "_milliseconds", clock)
+    *so_far, winners = [dict(each) for each in tuning.tune(SMALL, DEVICE, math.inf)]
     launch.use_table(None)
 
     assert len(so_far) == 9
@@ -61,15 +63,15 @@ def test_little_time_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     tried: list[launch.Key] = []
 
-    def clock(key: launch.Key, entry: launch.Launch, call: tune.Call) -> float:
+    def clock(key: launch.Key, entry: launch.Launch, call: tuning.Call) -> float:
         nonlocal now
         now += 1.0
         tried.append(key)
         return 1.0
 
-    monkeypatch.setattr(tune, "_milliseconds", clock)
-    monkeypatch.setattr(tune, "time", types.SimpleNamespace(monotonic=lambda: now))
-    assert not any(tune._tune(SMALL, DEVICE, end=50.0))
+    monkeypatch.setattr(tuning, "_milliseconds", clock)
+    monkeypatch.setattr(tuning, "time", types.SimpleNamespace(monotonic=lambda: now))
+    assert not any(tuning.tune(SMALL, DEVICE, end=50.0))
     launch.use_table(None)
     counts = collections.Counter(tried)
     assert len(counts) == 10
@@ -81,14 +83,14 @@ def test_no_operator_is_begun_after_the_time(
 ) -> None:
     now = 0.0
 
-    def clock(key: launch.Key, entry: launch.Launch, call: tune.Call) -> float:
+    def clock(key: launch.Key, entry: launch.Launch, call: tuning.Call) -> float:
         nonlocal now
         now += 100.0
         return 1.0
 
-    monkeypatch.setattr(tune, "_milliseconds", clock)
-    monkeypatch.setattr(tune, "time", types.SimpleNamespace(monotonic=lambda: now))
-    assert list(tune._tune(SMALL, DEVICE, end=50.0)) == [{}]
+    monkeypatch.setattr(tuning, "_milliseconds", clock)
+    monkeypatch.setattr(tuning, "time", types.SimpleNamespace(monotonic=lambda: now))
+    assert list(tuning.tune(SMALL, DEVICE, end=50.0)) == [{}]
     assert "the time is over: attention_dkdv, " in capsys.readouterr().out
 
 
@@ -104,14 +106,14 @@ def test_a_configuration_that_the_card_cannot_hold_never_wins(
     key = launch.Key("sm_89", "gelu_forward", 0, 16)
     errors = iter((OutOfResources(2, 1, "shared memory"), PTXASError("registers"), _Calls()))
 
-    def milliseconds(call: tune.Call) -> list[float]:
+    def milliseconds(call: tuning.Call) -> list[float]:
         raise next(errors)
 
     monkeypatch.setattr(gpu_timing, "milliseconds", milliseconds)
-    assert tune._milliseconds(key, launch.TABLE[key], list) == math.inf
-    assert tune._milliseconds(key, launch.TABLE[key], list) == math.inf
+    assert tuning._milliseconds(key, launch.TABLE[key], list) == math.inf
+    assert tuning._milliseconds(key, launch.TABLE[key], list) == math.inf
     with pytest.raises(_Calls):
-        tune._milliseconds(key, launch.TABLE[key], list)
+        tuning._milliseconds(key, launch.TABLE[key], list)
     launch.use_table(None)
 
 
@@ -129,8 +131,8 @@ def test_stopping_loses_no_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         yield {key: best}
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tune.cli, "parse", lambda *args, **kwargs: tune.TuneConfig())
-    monkeypatch.setattr(tune, "_tune", stopped)
+    monkeypatch.setattr(tune.cli, "parse", lambda *args, **kwargs: TuneConfig())
+    monkeypatch.setattr(tuning, "tune", stopped)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(KeyboardInterrupt):
         tune.main()
@@ -144,24 +146,25 @@ def test_a_place_that_cannot_be_written_is_refused_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
-    config = tune.TuneConfig(out=tmp_path / "file" / "table.json")
+    config = TuneConfig(out=tmp_path / "file" / "table.json")
     monkeypatch.setattr(tune.cli, "parse", lambda *args, **kwargs: config)
     with pytest.raises(InputError, match="can't be written to .*table.json .*--out"):
         tune.main()
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("words", "message"),
     [
-        (tune.TuneConfig(seconds=0.0), "--seconds 0.0 is no time to tune in"),
-        (tune.TuneConfig(head_size=0), "--head-size must be above 0, not 0"),
-        (tune.TuneConfig(vocab=-1), "--vocab must be above 0, not -1"),
-        (tune.TuneConfig(width=100), "--width 100 is no multiple of --head-size 64"),
-        (tune.TuneConfig(), "tuning measures a CUDA device, and this machine has none"),
+        ("--seconds 0", "--seconds 0.0: must be above 0"),
+        ("--head-size 0", "--head-size must be above 0, not 0"),
+        ("--vocab -1", "--vocab must be above 0, not -1"),
+        ("--width 100", "--width 100 is not a multiple of --head-size 64"),
+        ("", "tuning measures a CUDA device, and this machine has none"),
     ],
 )
-def test_refusals(config: tune.TuneConfig, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tune.cli, "parse", lambda *args, **kwargs: config)
+def test_refusals(words: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["tune", *words.split()])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises((InputError, SystemExit)) as raised:
         tune.main()
+    assert message in str(raised.value)
