@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import logging
@@ -52,10 +53,25 @@ def parse(
     """
     words = normalise(sys.argv[1:] if args is None else args, _option_types(options), unknown)
     _join_help_lines(options)
-    flat = tyro.conf.OmitArgPrefixes[options]  # type: ignore[valid-type]
-    if default is None:
-        return cast(T, tyro.cli(flat, prog=prog, args=words))
-    return cast(T, tyro.cli(flat, prog=prog, default=default, args=words))
+    given: dict[str, Any] = {} if default is None else {"default": default}
+    flat: Any = tyro.conf.OmitArgPrefixes[options]  # type: ignore[valid-type]
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return cast(T, tyro.cli(flat, prog=prog, args=words, **given))
+    except SystemExit as stop:
+        # An InputError of the dataclass itself: one line as everywhere, not tyro's box around it.
+        if refused := _input_error_behind(stop):
+            raise refused from None
+        sys.stderr.write(errors.getvalue())
+        raise
+
+
+def _input_error_behind(error: BaseException) -> InputError | None:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, InputError):
+        cause = cause.__context__
+    return cause
 
 
 def _option_types(options: type) -> dict[str, Any]:
