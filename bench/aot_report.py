@@ -1,16 +1,16 @@
-"""What every entry of the launch table costs on its card: compiled here, without one.
+"""Registers, stack and shared memory of every launch-table entry, compiled without a GPU.
 
 Run: ``python bench/aot_report.py [--arch sm_89] [--op attention] [--dtype bfloat16]``
 
-Each entry is launched by its own launcher on small CPU tensors, with a driver that claims the
-card's architecture and compiles instead of launching: strides, constants and alignment are those of
-a GPT-2 on a card. An entry of a width class is compiled for GPT-2's width of that class, and every
-entry in all the forms that a GPT takes it in: with bias and residual and without, in TF32 and
-exact. Reported is the most that any of them uses.
+Each entry is launched by its own launcher on small CPU tensors, with a driver that reports the
+entry's architecture and compiles instead of launching. Strides, constants and alignment are those
+of a GPT-2 on a GPU. An entry of a width class is compiled for GPT-2's width of that class, and
+every entry in all the forms that a GPT uses: with and without bias and residual, in TF32 and exact.
+The report shows the maximum over these.
 
 Registers and stack are read from the compiled code by the cuobjdump inside the triton wheel. The
-exit status is 1 if an entry passes its card's limits, or spills or leaves room for less than two
-programs per SM without giving its reason.
+exit status is 1 if an entry exceeds its architecture's limits, or spills or allows fewer than two
+programs per SM without giving a reason.
 
 Linux only; TRITON_INTERPRET must not be set. The whole table takes five minutes on two cores.
 """
@@ -46,7 +46,7 @@ from pygpt.kernels import attention, cross_entropy, decode_attention, gelu, laun
 
 
 @dataclasses.dataclass(frozen=True)
-class Card:
+class Multiprocessor:
     """What an SM of an architecture offers (CUDA C++ Programming Guide, table of capabilities)."""
 
     shared_per_block: int
@@ -56,10 +56,10 @@ class Card:
     registers_per_sm: int = 65_536
 
 
-CARDS = {
-    "sm_80": Card(166_912, 167_936, 2_048, 32),
-    "sm_89": Card(101_376, 102_400, 1_536, 24),
-    "sm_90": Card(232_448, 233_472, 2_048, 32),
+MULTIPROCESSORS = {
+    "sm_80": Multiprocessor(166_912, 167_936, 2_048, 32),
+    "sm_89": Multiprocessor(101_376, 102_400, 1_536, 24),
+    "sm_90": Multiprocessor(232_448, 233_472, 2_048, 32),
 }
 DTYPES = {16: ("float16", "bfloat16"), 32: ("float32",)}
 
@@ -81,22 +81,22 @@ class Result:
     @property
     def programs_per_sm(self) -> int:
         """How many programs fit on an SM at once, by threads, registers and shared memory."""
-        card = CARDS[self.key.architecture]
+        sm = MULTIPROCESSORS[self.key.architecture]
         # A warp's registers are handed out in units of 256; a block's shared memory has 1 KiB of
         # the system's beside it.
         per_warp = -(-self.registers * 32 // 256) * 256
         programs: int = min(
-            card.blocks_per_sm,
-            card.threads_per_sm // (32 * self.launch.num_warps),
-            card.registers_per_sm // (per_warp * self.launch.num_warps),
-            card.shared_per_sm // (self.shared + 1024),
+            sm.blocks_per_sm,
+            sm.threads_per_sm // (32 * self.launch.num_warps),
+            sm.registers_per_sm // (per_warp * self.launch.num_warps),
+            sm.shared_per_sm // (self.shared + 1024),
         )
         return programs
 
     @property
     def fault(self) -> str:
         """Why this entry must not stay as it is; "" if it may."""
-        if self.shared > CARDS[self.key.architecture].shared_per_block:
+        if self.shared > MULTIPROCESSORS[self.key.architecture].shared_per_block:
             return "more shared memory than a block may have"
         if self.programs_per_sm < 1:
             return "more registers than an SM has"
@@ -141,7 +141,7 @@ def _compiling(kernel: JITFunction, key: launch.Key, entry: launch.Launch) -> It
 
         return call
 
-    # Nothing puts driver and table back: the process is ours, and there is no card to go back to.
+    # Driver and table are not restored: the process ends here, and there is no GPU.
     triton.runtime.driver.set_active(_Driver(key.architecture))
     launch.use_entries({key: entry}, "ahead of time")
     with (
@@ -322,7 +322,7 @@ def _print(results: list[Result]) -> None:
 
 
 def main(arch: str = "", op: str = "", dtype: str = "", workers: int = 2) -> int:
-    """Compile the launch table for its cards and print what each entry uses.
+    """Compile the launch table for its architectures and print what each entry uses.
 
     Args:
         arch: only this architecture: sm_80, sm_89 or sm_90.

@@ -168,9 +168,9 @@ def _measure(case: Case, rounds: int) -> list[dict[str, Any]]:
     source = torch.zeros(max(case.bytes // 2, 1), dtype=torch.int8)
     target = torch.zeros_like(source)
     ways = {"copy": lambda: target.copy_(source), **case.ways} if case.bytes else case.ways
-    timing = interleaved.Interleaved(ways, CPU)
-    timing.run(rounds, budget_s=30.0)
-    timings = timing.milliseconds()
+    timer = interleaved.Interleaved(ways, CPU)
+    timer.run(rounds, budget_s=30.0)
+    timings = timer.milliseconds()
     copy = timings.pop("copy", None)
     return [
         {
@@ -221,7 +221,7 @@ def step_table(options: Options) -> list[dict[str, Any]]:
 
 
 def _measure_step(bench: bench_step.Bench, rounds: int) -> list[dict[str, Any]]:
-    """One row for each way to take the step, all of them in turns with a GEMM."""
+    """One row for each way to take the step, interleaved with a GEMM."""
     eager, native = bench_step.pygpt_subjects(bench)
     subjects = {
         "eager": eager,
@@ -231,12 +231,12 @@ def _measure_step(bench: bench_step.Bench, rounds: int) -> list[dict[str, Any]]:
     }
     a, b = torch.randn(2, 2048, 2048).to(bench.dtype)
     steps = {name: functools.partial(bench.step, each) for name, each in subjects.items()}
-    timing = interleaved.Interleaved({"GEMM": lambda: a @ b, **steps}, CPU)
-    timing.run(rounds)
-    gemm_rate = 2 * 2048**3 / statistics.median(timing.seconds["GEMM"])
+    timer = interleaved.Interleaved({"GEMM": lambda: a @ b, **steps}, CPU)
+    timer.run(rounds)
+    gemm_rate = 2 * 2048**3 / statistics.median(timer.seconds["GEMM"])
     rows = []
     for name, subject in subjects.items():
-        rate = Spread.of(bench.tokens / s for s in timing.seconds[name])
+        rate = Spread.of(bench.tokens / s for s in timer.seconds[name])
         flops = rate.median * bench.config.flops_per_token(causal=True)
         rows.append(
             {

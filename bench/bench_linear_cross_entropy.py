@@ -174,9 +174,9 @@ def _measure(
     calls = {name: _training_call(loss, x, weight, targets) for name, loss in rivals.items()}
     gemms = {"GEMMs alone": _gemms(x, weight, DTYPES[dtype])}
     # Whatever a rival raises (no memory, a compiler's errors): the others are measured.
-    timing = interleaved.Interleaved({**gemms, **calls}, device, survived=(Exception,))
-    timing.run(options.rounds, budget_s=30.0)
-    timings = timing.milliseconds()
+    timer = interleaved.Interleaved({**gemms, **calls}, device, survived=(Exception,))
+    timer.run(options.rounds, budget_s=30.0)
+    timings = timer.milliseconds()
     peaks = {n: interleaved.peak_bytes(call, device) for n, call in calls.items() if n in timings}
     flops = 3 * 2 * tokens * options.vocab * width
     floor = timings["GEMMs alone"].median
@@ -192,7 +192,7 @@ def _measure(
         }
         for name, timing in timings.items()
     ]
-    return rows, timing.failures
+    return rows, timer.failures
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -118,7 +118,7 @@ def methods(
     }
 
 
-def time_in_turns(
+def time_interleaved(
     ways: dict[str, Callable[[int], object]], rounds: int, steps: int
 ) -> dict[str, list[float]]:
     """Seconds a batch of each way, round by round."""
@@ -132,9 +132,9 @@ def time_in_turns(
 
         return call
 
-    timing = Interleaved({name: turn(make) for name, make in ways.items()}, CPU)
-    timing.run(rounds)
-    return {name: [s / steps for s in times] for name, times in timing.seconds.items()}
+    timer = Interleaved({name: turn(make) for name, make in ways.items()}, CPU)
+    timer.run(rounds)
+    return {name: [s / steps for s in times] for name, times in timer.seconds.items()}
 
 
 # --- a file that is not in memory -----------------------------------------------------------------
@@ -251,7 +251,7 @@ def main(options: Options) -> None:
         }
         for case in CASES:
             ways = methods(datasets[case[0]], *case)
-            rows += summarise(case, time_in_turns(ways, options.rounds, options.steps))
+            rows += summarise(case, time_interleaved(ways, options.rounds, options.steps))
         print_warm(rows)
         if options.cold_tokens:
             directory = make_dataset(Path(folder) / "cold", options.cold_tokens, "uint16").path

@@ -12,7 +12,7 @@ beside it. ``bench_cpu.py`` has the same steps beside the ops on a CPU, in fp32 
 - ``pygpt, Liger's loss``: with Liger-Kernel's fused linear cross-entropy (a GPU, where installed);
 - ``nanoGPT``, ``nanoGPT, compiled``: its model.py and optimiser, imported from --nanogpt DIR.
 
-pygpt's subjects share one set of weights, gradients and moments, so that all fit on one card; peak
+pygpt's subjects share one set of weights, gradients and moments, so that all fit on one GPU; peak
 memory is a subject's own state and what its step adds. On a GPU the parts are its kernels' times,
 by the op that launched them; on a CPU they are the ops' own times. "idle" is the rest of the median
 step, which the profiler did not slow down.
@@ -76,7 +76,7 @@ MICRO_BATCH_TOKENS = 32_768
 """The most that a micro-batch holds by default: more would only take longer."""
 
 BUDGET_S = 5.0
-"""Of a subject's turns together, but for the first two."""
+"""A subject whose rounds took longer than this in total is skipped after the second round."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Options:
     steps: int = 3
     """Steps in one timing."""
     rounds: int = 5
-    """How often every subject is timed; one that has taken 5 s sits out those after the second."""
+    """How often every subject is timed; one that took 5 s in total is skipped after round 2."""
     compile: bool = True
     """Time the compiled subjects too; --no-compile saves minutes."""
     nanogpt: Path | None = None
@@ -295,7 +295,7 @@ def main(options: Options) -> int:
             bench.step(subject)
 
     ways = {name: functools.partial(turn, subject) for name, subject in everything.items()}
-    timing = interleaved.Interleaved(ways, bench.device, survived=(torch.OutOfMemoryError,))
+    timer = interleaved.Interleaved(ways, bench.device, survived=(torch.OutOfMemoryError,))
     details: dict[str, dict[str, Any]] = {}
 
     def rows() -> list[dict[str, Any]]:
@@ -306,7 +306,7 @@ def main(options: Options) -> int:
                 **_rates(bench, [s / options.steps for s in seconds], peak),
                 **details.get(name, {}),
             }
-            for name, seconds in timing.seconds.items()
+            for name, seconds in timer.seconds.items()
             if seconds
         ]
 
@@ -314,7 +314,7 @@ def main(options: Options) -> int:
         if options.json:
             chosen = dataclasses.replace(options, micro_batch=bench.micro_batch)
             fields = {"options": dataclasses.asdict(chosen), "peak": str(peak)}
-            results = {"results": rows(), "failures": timing.failures}
+            results = {"results": rows(), "failures": timer.failures}
             report.write_json(options.json, bench.device, {**fields, **results})
 
     def finish() -> None:
@@ -326,13 +326,13 @@ def main(options: Options) -> int:
             f"MFU of {peak}",
             rows(),
         )
-        for name, reason in timing.failures.items():
+        for name, reason in timer.failures.items():
             print(f"failed: {name}: {reason}", file=sys.stderr)
 
-    with report.reporting(finish, timing.failures):
-        timing.run(options.rounds, BUDGET_S)
+    with report.reporting(finish, timer.failures):
+        timer.run(options.rounds, BUDGET_S)
         write()  # a crash of the profiler would take the rates along
-        for name, seconds in timing.seconds.items():
+        for name, seconds in timer.seconds.items():
             step_seconds = statistics.median(seconds) / options.steps
             try:
                 details[name] = {
@@ -340,8 +340,8 @@ def main(options: Options) -> int:
                     "seconds_by_part": seconds_by_part(bench, everything[name], step_seconds),
                 }
             except torch.OutOfMemoryError as error:
-                timing.failures[name] = interleaved.in_a_line(error)
-    return 1 if timing.failures else 0
+                timer.failures[name] = interleaved.in_a_line(error)
+    return 1 if timer.failures else 0
 
 
 def _bench(options: Options) -> Bench:

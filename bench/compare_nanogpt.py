@@ -1,16 +1,17 @@
-"""pygpt beside nanoGPT: speed, memory and loss on the same data, in turn on the same machine.
+"""pygpt and nanoGPT interleaved on one machine: speed, memory and loss on the same data.
 
     python -m pygpt.prepare --out data/stdlib-gpt2
     python bench/compare_nanogpt.py --nanogpt DIR
     python -m pygpt.prepare --tokenizer bytes --out data/stdlib-bytes
     python bench/compare_nanogpt.py --nanogpt DIR --same-time --data data/stdlib-bytes
 
-DIR is a checkout of nanoGPT; its ``model.py`` is imported from there and the loop of its
-``train.py`` is restated in ``worker.py``.
+DIR is a checkout of nanoGPT. Its ``model.py`` is imported from there; ``lib/worker.py`` has a loop
+like that of its ``train.py``.
 
-Without ``--same-time`` every side trains the same shape for the same steps, a few steps a turn.
-With it, pygpt's default run on a CPU and nanoGPT's CPU recipe (4 layers, 4 heads, 128 wide, context
-64, batch 12, rate 1e-3) get the same time, and what counts is the validation loss.
+Without ``--same-time`` every worker trains the same shape for the same number of steps, and the
+workers take turns of a few steps. With it, pygpt's default CPU run and nanoGPT's CPU recipe
+(4 layers, 4 heads, 128 wide, context 64, batch 12, rate 1e-3) get the same time, and the validation
+losses are compared.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Options:
     """Sequences at once."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     same_time: bool = False
-    """Compare what both reach in the same time; see above."""
+    """Compare the validation losses after the same time; see above."""
     seed: int = 1337
     """Of weights and batches."""
     json: Path | None = None
@@ -68,7 +69,7 @@ class Options:
 
 
 class Side:
-    """A worker process, seen from the parent."""
+    """A worker process and its measurements."""
 
     def __init__(self, name: str, task: dict[str, Any]) -> None:
         self.name = name
@@ -84,7 +85,7 @@ class Side:
         self.description: str = self._answer()["ready"]
 
     def train(self, steps: int) -> float:
-        """A turn; its seconds."""
+        """Train one turn and return its seconds."""
         answer = self._ask({"steps": steps})
         self.losses += answer["losses"]
         self.seconds.append(answer["seconds"] / steps)
@@ -111,7 +112,7 @@ class Side:
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
-            sys.exit(f"{self.name} ended; what it printed stands above")
+            sys.exit(f"{self.name} ended; see its output above")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -128,7 +129,7 @@ def main() -> None:
 
 
 def _check_data(options: Options) -> None:
-    """Open the dataset here, where an error is one line, before two processes do.
+    """Open the dataset before the workers do, so that an error is one line.
 
     Raises:
         InputError: it can't be used.
@@ -145,7 +146,7 @@ def _check_data(options: Options) -> None:
 
 
 def same_steps(options: Options) -> dict[str, Any]:
-    """Every way to train the same model: tokens/s, peak memory, loss."""
+    """Tokens/s, peak memory and loss of every way to train the same model."""
     config: dict[str, Any] = {
         "n_layer": options.n_layer, "n_head": options.n_head, "n_embd": options.n_embd,
         "block_size": options.block_size, "bias": False,
@@ -224,7 +225,7 @@ def _print_steps(rows: list[dict[str, Any]], device: torch.device) -> None:
 
 
 def same_time(options: Options) -> dict[str, Any]:
-    """Pygpt's default CPU run, and nanoGPT's CPU recipe for as long, on the same bytes."""
+    """Train pygpt's default CPU run and nanoGPT's CPU recipe for the same time on the same data."""
     turns = 20
     preset = dataclasses.asdict(from_preset("stdlib-cpu"))
     preset["micro_batch"] = preset["batch_tokens"] // preset["block_size"]
@@ -244,7 +245,7 @@ def same_time(options: Options) -> dict[str, Any]:
     ours, theirs = Side("pygpt", our_task), Side("nanoGPT", their_task)
     spent = {ours.name: 0.0, theirs.name: 0.0}
     with Progress() as progress:
-        for i in progress.track(range(turns), description="training in turn"):
+        for i in progress.track(range(turns), description="training, interleaved"):
             for side, total in ((ours, preset["max_steps"]), (theirs, recipe["max_steps"])):
                 turn = total * (i + 1) // turns - total * i // turns
                 spent[side.name] += side.train(turn)
@@ -276,9 +277,9 @@ def same_time(options: Options) -> dict[str, Any]:
 
 
 def _seconds_ratio(our_task: dict[str, Any], their_task: dict[str, Any]) -> float:
-    """Our seconds a step over theirs, with a twentieth in their favour: none shall come out short.
+    """Return pygpt's seconds a step over nanoGPT's, plus 5 % in nanoGPT's favour.
 
-    How many steps fit into the same time has to be known before: it is nanoGPT's schedule.
+    The number of steps that fit into the time must be known first: nanoGPT's schedule needs it.
     """
     sides = [Side("pygpt, trial", our_task), Side("nanoGPT, trial", their_task)]
     for side in sides:

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Parity of the kernels on this machine's card, then every benchmark of it.
+# Parity of the kernels on this machine's GPU, then every GPU benchmark.
 #
 #   bash bench/gpu.sh
-#   NANOGPT=../nanoGPT bash bench/gpu.sh    # a checkout of nanoGPT takes the training steps too
+#   NANOGPT=../nanoGPT bash bench/gpu.sh    # a checkout of nanoGPT is timed in the training steps too
 #
-# Results: bench/results/<card>-<date>-<name>.json, a plot beside each of the kernels', and
-# all that was printed as <card>-<date>-gpu.log. Exit status: 0, 1 if a part failed or ran out of
+# Results: bench/results/<gpu>-<date>-<name>.json, a plot beside each of the kernels', and
+# all that was printed as <gpu>-<date>-gpu.log. Exit status: 0, 1 if a part failed or ran out of
 # time (its results by then and the others' are there), 2 if there is no CUDA device.
 #
 # Under 8 minutes: each part has a share of 465 s, written where it is run, and besides it what the

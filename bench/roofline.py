@@ -1,4 +1,4 @@
-"""What a card could reach at the most, on paper, for every GPT-2-class preset.
+"""Upper bound of the training speed of a GPU, by arithmetic, for every GPT-2-class preset.
 
     python bench/roofline.py
     python bench/roofline.py --card "RTX 4090"
@@ -38,10 +38,10 @@ NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a card could reach at the most, on paper, for every GPT-2-class preset."""
+    """Upper bound of the training speed of a GPU, by arithmetic, for every GPT-2-class preset."""
 
     card: str = "RTX 4070"
-    """A card that pygpt has the data sheet of."""
+    """A GPU whose data sheet pygpt has."""
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def main() -> None:
         f"{CONTEXT_BYTES >> 20} MiB for CUDA and a desktop,\nand GiB what it takes (1 sequence if "
         f"none fits); bf16, compiled, vocabulary {VOCAB_SIZE:,}; recomputed: with "
         "--checkpoint-activations;\noffloaded: with --offload-optimizer, for presets that do not "
-        f"fit without it, at {PCIE_BANDWIDTH / 1e9:.0f} GB/s to the card and "
+        f"fit without it, at {PCIE_BANDWIDTH / 1e9:.0f} GB/s to the GPU and "
         f"{HOST_BANDWIDTH / 1e9:.0f} GB/s of the machine's memory (assumed)."
     )
     rows = [

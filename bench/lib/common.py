@@ -1,10 +1,10 @@
-"""What the kernel benchmarks share: timing, the card's own limits, and how results are kept.
+"""What the kernel benchmarks share: timing, the GPU's own limits, and how results are written.
 
 A benchmark is a list of `Case`; `run` measures them and writes
-``bench/results/<card>-<date>-<name>.json`` and, where matplotlib is installed, a plot beside it.
+``bench/results/<gpu>-<date>-<name>.json`` and, where matplotlib is installed, a plot beside it.
 Times are taken by CUDA events around one call each, with the L2 cache overwritten before it;
-figures are medians with the 20th and 80th percentile. Rates stand beside what the same card reaches
-in a copy and in a matrix product, measured in the same run.
+figures are medians with the 20th and 80th percentile. Rates are compared with those of a copy and
+of a matrix product on the same GPU, measured in the same run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pygpt.utils.errors import InputError
 DEVICE = "cuda"
 DIRECTIONS = ("forward", "backward", "both")
 COLUMNS = (
-    "op", "direction", "shape", "impl", "ms", "20–80 %", "rate", "of the card", "peak MB"
+    "op", "direction", "shape", "impl", "ms", "20–80 %", "rate", "of the GPU", "peak MB"
 )  # fmt: skip
 
 
@@ -52,7 +52,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What the card reaches at its simplest: the rates that a kernel is held against."""
+    """Rates of a copy and of a matrix product, to compare kernels with."""
 
     copy_gb_per_s: float
     gemm_tflop_per_s: float
@@ -62,12 +62,12 @@ class Limits:
 
 
 def time_call(call: Call, budget_ms: float = 50.0) -> Spread:
-    """Milliseconds of a call on the card alone; see `pygpt.planning.gpu_timing`."""
+    """Milliseconds of a call on the GPU alone; see `pygpt.planning.gpu_timing`."""
     return Spread.of(gpu_timing.milliseconds(call, budget_ms))
 
 
 def measure_limits() -> Limits:
-    """Copy bandwidth (1 GiB read, 1 GiB written) and bf16 matrix product (8192³) of this card."""
+    """Copy bandwidth (1 GiB read, 1 GiB written) and bf16 matrix product (8192³) of this GPU."""
     source = torch.randn(2**28, device=DEVICE)
     target = torch.empty_like(source)
     copy = time_call(lambda: target.copy_(source)).median
@@ -115,9 +115,9 @@ def compiled(op: Callable[..., Any], key: Hashable) -> Callable[..., Any]:
 
 
 def rows(width: int) -> int:
-    """Rows of activations of a memory-bound case: 256 MiB in bf16, less on a card below 10 GiB.
+    """Rows of activations of a memory-bound case: 256 MiB in bf16, less on a GPU below 10 GiB.
 
-    That is several times the cache of any card, and far longer to move than a kernel is to start.
+    That is several times the cache of any GPU, and takes far longer to move than a kernel launch.
     """
     size = 256 << 20
     if torch.cuda.is_available():
@@ -138,7 +138,7 @@ def run(name: str, about: str | None, cases: Callable[[], Iterable[Case]]) -> No
 
     Raises:
         SystemExit: always; with status 1 where a case failed or the measuring was stopped, 2 where
-            there is no card.
+            there is no GPU.
     """
 
     def main() -> None:
@@ -154,7 +154,7 @@ def run(name: str, about: str | None, cases: Callable[[], Iterable[Case]]) -> No
 
 
 def measure(name: str, cases: Sequence[Case]) -> bool:
-    """What `run` does once there is a card; False where a case failed."""
+    """What `run` does once there is a GPU; False where a case failed."""
     limits = measure_limits()
     rows: list[dict[str, Any]] = []
     failures: dict[str, str] = {}
@@ -163,8 +163,8 @@ def measure(name: str, cases: Sequence[Case]) -> bool:
         for case in cases:
             try:
                 rows.append(_measure(case, limits))
-            # Whatever a rival raises (a back end that this card lacks, no memory, the errors of a
-            # compiler, which have no common base): the others are measured.
+            # Any exception (a back end that this GPU lacks, no memory, the errors of a compiler,
+            # which have no common base): the other cases are measured.
             except Exception as error:
                 failures[str(case)] = in_a_line(error)
                 print(f"failed: {case}: {failures[str(case)]}", file=sys.stderr)
@@ -255,7 +255,7 @@ def _plot(title: str, rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def run_in_pytest(benchmark: Any, case: Case) -> None:
-    """One case under pytest-benchmark: wall-clock time of a call, waiting for the card."""
+    """One case under pytest-benchmark: wall-clock time of a call, waiting for the GPU."""
     import pytest
 
     if not torch.cuda.is_available():

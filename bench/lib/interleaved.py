@@ -1,7 +1,7 @@
-"""Interleaved timing: several ways to do one thing, on a machine that is also busy with other work.
+"""Interleaved timing of several variants of one computation, on a machine with other load.
 
-Every round runs each way once, in a new order, so that a slow minute falls on all of them. Works on
-a CPU and on a GPU.
+Every round calls each variant once, in a new random order, so that a slow period of the machine
+affects all variants alike. Works on a CPU and on a GPU.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Call = Callable[[], object]
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """Figures of the same thing measured several times: the median, and 20th to 80th percentile."""
+    """Repeated measurements of one thing: the median, and the 20th and 80th percentile."""
 
     median: float
     low: float
@@ -37,55 +37,54 @@ class Spread:
 
 
 class Interleaved:
-    """Times several ways to do one thing, interleaved; figures can be read at any time.
+    """Times several variants, interleaved; the measurements can be read at any time.
 
     Args:
-        ways: name → call.
-        device: waited for before and after each call.
-        survived: exceptions that end a way's turns alone, and are noted in `failures`.
+        variants: name → call.
+        device: synchronized before and after each call.
+        survived: exceptions that exclude only the variant that raised them; see `failures`.
 
     Attributes:
-        seconds: of every way that works, turn by turn.
-        failures: way → what it raised.
+        seconds: variant → its time in each round, for variants that did not fail.
+        failures: variant → the exception it raised.
     """
 
     def __init__(
         self,
-        ways: Mapping[str, Call],
+        variants: Mapping[str, Call],
         device: torch.device,
         survived: tuple[type[Exception], ...] = (),
     ) -> None:
-        self._ways, self._device, self._survived = dict(ways), device, survived
+        self._variants, self._device, self._survived = dict(variants), device, survived
         self.seconds: dict[str, list[float]] = {}
         self.failures: dict[str, str] = {}
 
     def run(self, rounds: int, budget_s: float = math.inf) -> None:
-        """Call every way once to warm it up, and once a round.
+        """Call every variant once to warm it up, and then once a round.
 
-        The first round goes along with warming up: a benchmark that is stopped while one way
-        compiles has figures of those before it.
+        The first round is taken together with the warm-up: a benchmark that is stopped while one
+        variant compiles then has figures of the variants before it.
 
         Args:
-            rounds: how often.
-            budget_s: a way that has taken this long altogether sits out the other rounds, but for
-                the first two.
+            rounds: number of rounds.
+            budget_s: a variant that has taken longer than this in total is skipped after round 2.
         """
-        for name, call in self._ways.items():
+        for name, call in self._variants.items():
             with self._noting(name):
                 call()
                 self.seconds[name] = []
                 self._time(name)
-        for turn in range(1, rounds):
+        for round_number in range(1, rounds):
             for name in random.sample(list(self.seconds), len(self.seconds)):
-                if turn < 2 or sum(self.seconds[name]) < budget_s:
+                if round_number < 2 or sum(self.seconds[name]) < budget_s:
                     with self._noting(name):
                         self._time(name)
 
     def _time(self, name: str) -> None:
-        self.seconds[name].append(time_once(self._ways[name], self._device))
+        self.seconds[name].append(time_once(self._variants[name], self._device))
 
     def milliseconds(self) -> dict[str, Spread]:
-        """Of every way that was timed."""
+        """The spread of every variant that was timed."""
         timed = {name: each for name, each in self.seconds.items() if each}
         return {name: Spread.of(1e3 * s for s in each) for name, each in timed.items()}
 
@@ -99,12 +98,12 @@ class Interleaved:
 
 
 def in_a_line(error: Exception) -> str:
-    """An exception's type and the first line of what it says."""
+    """An exception's type and the first line of its message."""
     return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 def time_once(call: Call, device: torch.device) -> float:
-    """Seconds of one call, the device's work included."""
+    """Seconds of one call, including the device's work."""
     _wait(device)
     start = time.perf_counter()
     call()
@@ -118,7 +117,7 @@ def _wait(device: torch.device) -> None:
 
 
 def peak_bytes(call: Call, device: torch.device) -> int:
-    """The most that a call, after one to warm up, has allocated at once for tensors."""
+    """Peak bytes of tensors that a call has allocated, after one call to warm up."""
     call()
     if device.type == "cuda":
         _wait(device)

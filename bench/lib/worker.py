@@ -1,8 +1,8 @@
-"""A worker process of `compare_nanogpt.py`: trains one side, a number of steps on request.
+"""Worker process of `compare_nanogpt.py`: trains one side, pygpt or nanoGPT, on request.
 
-Reads one JSON object a line and answers with one: ``{"steps": n}`` trains n steps and gives their
-losses and seconds, ``{"evaluate": tokens}`` the validation loss. The two workers run at the same
-time and take turns, so that both see the same machine.
+Reads one JSON object a line from stdin and answers each with one on stdout: ``{"steps": n}`` trains
+n steps and returns their losses and seconds, ``{"evaluate": tokens}`` returns the validation loss.
+All workers exist at the same time and take turns, so that load on the machine affects all alike.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pygpt.training.trainer import Trainer
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What to train, the same for both sides but for how."""
+    """What a worker trains. The sides differ only in how."""
 
     side: str
     """"pygpt" or "nanogpt"."""
@@ -50,10 +50,12 @@ class Task:
 
 
 class Worker(Protocol):
-    """What one side can do."""
+    """What both sides offer."""
+
+    description: str
 
     def step(self) -> float:
-        """Train one step; its loss."""
+        """Train one step and return its loss."""
 
     def evaluate(self, max_tokens: int | None) -> float:
         """Validation loss, nats per token, over the same windows on both sides."""
@@ -89,7 +91,7 @@ class Pygpt:
 
 
 class NanoGPT:
-    """nanoGPT's model and optimiser from its checkout, in the loop of its train.py restated."""
+    """nanoGPT's model and optimizer from its checkout, in a loop like that of its train.py."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
@@ -165,18 +167,18 @@ def peak_memory(device: str) -> int:
 
 
 def main() -> None:
-    """Build the side that the argument describes; then do as told."""
+    """Build the side that the argument describes, then answer requests."""
     task = Task(**json.loads(sys.argv[1]))
     with tempfile.TemporaryDirectory() as directory:
-        side = Pygpt(task, Path(directory)) if task.side == "pygpt" else NanoGPT(task)
-        answer({"ready": side.description})
+        worker: Worker = Pygpt(task, Path(directory)) if task.side == "pygpt" else NanoGPT(task)
+        answer({"ready": worker.description})
         for line in sys.stdin:
             command = json.loads(line)
             if "evaluate" in command:
-                answer({"val_loss": side.evaluate(command["evaluate"])})
+                answer({"val_loss": worker.evaluate(command["evaluate"])})
                 continue
             start = time.perf_counter()
-            losses = [side.step() for _ in range(command["steps"])]
+            losses = [worker.step() for _ in range(command["steps"])]
             seconds = time.perf_counter() - start
             peak = peak_memory(task.device)
             answer({"losses": losses, "seconds": seconds, "peak_memory": peak})
