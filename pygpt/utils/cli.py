@@ -54,7 +54,7 @@ def parse(
     words = normalise(sys.argv[1:] if args is None else args, _option_types(options), unknown)
     _join_help_lines(options)
     given: dict[str, Any] = {} if default is None else {"default": default}
-    flat: Any = tyro.conf.OmitArgPrefixes[options]  # type: ignore[valid-type]
+    flat: Any = tyro.conf.OmitArgPrefixes[cast(Any, options)]
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
