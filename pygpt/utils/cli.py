@@ -54,11 +54,11 @@ def parse(
     words = normalise(sys.argv[1:] if args is None else args, _option_types(options), unknown)
     _join_help_lines(options)
     given: dict[str, Any] = {} if default is None else {"default": default}
-    flat: Any = tyro.conf.OmitArgPrefixes[cast(Any, options)]
+    flat = (tyro.conf.OmitArgPrefixes,)  # --max-steps, not --run.max-steps
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return cast(T, tyro.cli(flat, prog=prog, args=words, **given))
+            return cast(T, tyro.cli(options, prog=prog, args=words, config=flat, **given))
     except SystemExit as stop:
         # An InputError of the dataclass itself: one line as everywhere, not tyro's box around it.
         if refused := _input_error_behind(stop):
