@@ -4,10 +4,10 @@ The table is fixed, so that a resumed run sums in the order in which it began. T
 are sm_80 (A100), sm_89 (RTX 40, L4) and sm_90 (H100, H200). Other cards take the entries of one
 with as much shared memory (RTX 30 and RTX 50: sm_89), newer ones those of the nearest one below;
 cards older than sm_80 are refused. ``bench/aot_report.py`` compiles every entry for its
-architecture, without a card, and prints registers, stack and shared memory; a test holds each entry
+architecture, without a GPU, and prints registers, stack and shared memory; a test holds each entry
 to its card's limits.
 
-``python -m pygpt.tune`` measures other configurations on the card at hand and writes a table of
+``python -m pygpt.tune`` measures other configurations on the GPU at hand and writes a table of
 those that won. It is read only on request: by the environment variable PYGPT_LAUNCH_TABLE or by
 `use_table`.
 """
@@ -97,7 +97,7 @@ def _round_up(value: int, classes: tuple[int, ...], name: str) -> int:
 
 
 # --- the table ------------------------------------------------------------------------------------
-# Chosen by what they compile to, not by time: python -m pygpt.tune measures that, on a card.
+# Chosen by what they compile to, not by time: python -m pygpt.tune measures that, on a GPU.
 # Registers decide on sm_80 and sm_89, where a tile may spill nothing and must leave room for two
 # programs per SM. On sm_90 whole warp groups multiply out of shared memory, 64 rows or more each;
 # one group a program leaves more of them to an SM than two do: 4 to 5 against 2 in the forward, and
@@ -124,7 +124,7 @@ _ATTENTION_16_BIT = {
     ("attention_dq", 128): (Launch(64, 32, 4, 2), Launch(32, 32, 4, 2), Launch(64, 64, 4, 2)),
 }  # fmt: skip
 
-# The same on every architecture, exact or in TF32: training takes 16 bits where the card has them.
+# The same on every architecture, exact or in TF32: training takes 16 bits where the GPU has them.
 _ATTENTION_32_BIT = {
     ("attention_forward", 16): Launch(32, 32, 4, 2),
     ("attention_forward", 32): Launch(32, 32, 4, 2),
@@ -154,7 +154,7 @@ _LAYER_NORM = {
 }
 
 # Programs that sum over all rows, by architecture: a few per SM of an A100 (108), an RTX 4070 (46)
-# and an H200 (132). Fixed, not read off the card, so that every card sums in the same order.
+# and an H200 (132). Fixed, not read from the GPU, so that every GPU sums in the same order.
 _LAYER_NORM_PROGRAMS = {"sm_80": 432, "sm_89": 368, "sm_90": 528}
 
 # The backward of GPT-2's widths, and how many times as many programs, with half as much per thread
@@ -228,7 +228,7 @@ def architecture(device: torch.device) -> str:
     In the interpreter, whose tensors are on the CPU, it is sm_89, the main target.
 
     Raises:
-        ValueError: a card older than sm_80.
+        ValueError: a GPU older than sm_80.
     """
     if device.type != "cuda":
         return "sm_89"

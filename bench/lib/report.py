@@ -48,7 +48,7 @@ def reporting(finish: Callable[[], None], failures: dict[str, str]) -> Iterator[
 
 
 def headline(device: torch.device) -> str:
-    """The machine in a line, for the title of a table."""
+    """The machine on one line, for the title of a table."""
     about = describe_environment(device)
     return f"{about['device']}, {about['threads']} threads, torch {about['torch']}"
 

@@ -35,7 +35,7 @@ std::uint64_t keyed_hash(Purpose purpose, std::uint64_t seed, std::uint64_t a, s
 }
 
 // Maps 64 random bits to [0, n): Lemire, "Fast random integer generation in an interval", 2019,
-// without its rejection step, which would mend a bias of n / 2^64.
+// without its rejection step, which would remove a bias of n / 2^64.
 std::int64_t scale(std::uint64_t bits, std::int64_t n) {
     return static_cast<std::int64_t>((static_cast<unsigned __int128>(bits) * n) >> 64);
 }

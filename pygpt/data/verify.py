@@ -153,7 +153,7 @@ def _remembered(file: Shard) -> ShardScan | None:
         fields = json.loads(_cache_path(real_path).read_text(encoding="utf-8"))
         scan = ShardScan(**fields)
     except (OSError, ValueError, TypeError):
-        return None  # never scanned, or a file of another version: scanning again mends it
+        return None  # never scanned, or a file of another version: it is scanned again
     status = os.stat(real_path)
     found = (real_path, file.dtype, status.st_size, status.st_mtime_ns)
     return scan if found == (scan.path, scan.dtype, scan.size, scan.mtime_ns) else None

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def find(directory: Path, names: Sequence[str]) -> Path:
-    """The first of `names` that lies in `directory`.
+    """The first of `names` that is in `directory`.
 
     Raises:
         InputError: none does.

@@ -67,7 +67,7 @@ def generate(
 ) -> Iterator[Tensor]:
     """Continue each row of `idx`, one id a step.
 
-    The model's positions are absolute, so a context that has filled block_size is read anew from
+    The model's positions are absolute, so a context that has filled block_size is read again from
     its newer half: each further block_size/2 ids cost one pass over block_size/2 positions, and a
     new id always sees at least the block_size/2 before it.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 # Messages are formatted only when raised: under torch.compile a shape that goes into a
-# string is a constant from then on, and every other length would be compiled anew.
+# string is a constant from then on, and every other length would be compiled again.
 
 
 def check_same_device(op: str, *tensors: Tensor) -> None:

@@ -6,7 +6,7 @@ gradients of x and of the weight. So the gradients are known when the forward is
 backward only scales them: no logits are kept, and none are computed twice.
 
 The row kernel is Triton's on a GPU (``pygpt.kernels.cross_entropy``) and C++ on a CPU
-(``pygpt.ops.native``). `pygpt.ops.linear_cross_entropy` is the way in; its eager twin is there.
+(``pygpt.ops.native``). `pygpt.ops.linear_cross_entropy` calls this; its eager reference is there.
 
 With reduction="none" the weight's gradient is a sum over tokens with weights that only the backward
 knows, so there the backward computes the logits again: one GEMM more, and any weighting of the

@@ -157,7 +157,7 @@ def attention_backward_rows(
             )
     if positions % ATTENTION_POSITIONS:
         raise ValueError(
-            f"attention_backward_rows: {positions} positions are no multiple of "
+            f"attention_backward_rows: {positions} positions are not a multiple of "
             f"{ATTENTION_POSITIONS}"
         )
     if not scale > 0:

@@ -1,4 +1,4 @@
-"""How long a call keeps the card busy, without the time that Python takes to launch it."""
+"""How long a call keeps the GPU busy, without the time that Python takes to launch it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def milliseconds(call: Callable[[], object], budget_ms: float = 50.0) -> list[fl
 def _one_call(call: Callable[[], object], flush: Tensor) -> float:
     start, end = _timing_event(), _timing_event()
     flush.zero_()
-    # A millisecond or two of idling on the card, in which Python launches the call: what is timed
-    # is the card alone.
+    # A millisecond or two of idle time on the GPU, while Python launches the call: what is timed
+    # is the GPU alone.
     torch.cuda._sleep(3_000_000)  # type: ignore[no-untyped-call]
     start.record()
     call()

@@ -167,7 +167,7 @@ def _cpu_has_bf16() -> bool:
 
 @functools.cache
 def peak_flops(device: torch.device, dtype: torch.dtype) -> Peak:
-    """The rate to hold a training step against: the card's data sheet, or a GEMM measured once."""
+    """The rate that MFU divides by: the GPU's data sheet, or a GEMM measured once."""
     if device.type == "cuda" and dtype == torch.bfloat16:
         card = card_of(device)
         if card:
@@ -195,12 +195,12 @@ def named_card(name: str) -> Card:
         if card.is_meant_by(name):
             return card
     raise InputError(
-        f"no data of a card {name!r}; there are {', '.join(card.name for card in CARDS)}"
+        f"no data sheet of a GPU {name!r}; there are {', '.join(card.name for card in CARDS)}"
     )
 
 
 def device_name(device: torch.device) -> str:
-    """The model of the card, or of the processor."""
+    """The name of the GPU, or of the CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -261,7 +261,7 @@ def keep_freed_memory() -> bool:
     """Have the C library keep freed memory for the next step; False where it isn't glibc.
 
     glibc gives each block of more than 32 MB back at once and asks for it again in the next step,
-    and the system clears every page anew: a cast of 19 M numbers to bf16 takes 62 ms into such
+    and the system clears every page again: a cast of 19 M numbers to bf16 takes 62 ms into such
     memory and 4 ms into memory used before (2 virtual cores). Once called it holds for the life of
     the process, whose resident size stays at its peak.
     """

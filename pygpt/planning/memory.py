@@ -1,7 +1,7 @@
 """How much memory a training step takes, and the largest micro-batch that fits.
 
 `estimate` counts the tensors that are alive when a step needs most, one by one, from the model's
-shape. It asks no device, so it answers for a card that is not here, before anything is built.
+shape. It asks no device, so it answers for a GPU that is not here, before anything is built.
 
 Sizes in comments: B sequences, T positions, M = B·T tokens, C = n_embd, V = vocab_size, H = n_head,
 L = n_layer; s is the bytes of a GEMM's element: 2 under bf16 autocast, 4 in fp32.
@@ -28,7 +28,7 @@ STEP_MARGIN = 1.14
 """Free memory that is planned for a byte of the state, and for one of the rest."""
 
 CONTEXT_BYTES = 768 << 20
-"""What CUDA itself and a desktop take of a card that is not here to ask: an assumption."""
+"""What CUDA itself and a desktop take of a GPU that is not here to ask: an assumption."""
 
 # Measured on two cores in bf16: 4 layers, 256 wide, V = 320: 15,900, 18,900, 17,600 and 17,100
 # tokens/s with 1,024, 2,048, 4,096 and 8,192 at once; 3 layers, 384 wide, V = 50,304: 620, 960,

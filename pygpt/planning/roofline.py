@@ -1,8 +1,8 @@
-"""How fast a card could train at the most: arithmetic from operation and byte counts.
+"""How fast a GPU could train at most: arithmetic from operation and byte counts.
 
-Each part of a training step takes at least its operations over the card's bf16 rate, or its bytes
-over the card's bandwidth; parts follow one another, so their bounds add up. Counted is what pygpt's
-kernels do under bf16 autocast, with tensors larger than the card's caches.
+Each part of a training step takes at least its operations over the GPU's bf16 rate, or its bytes
+over the GPU's bandwidth; parts follow one another, so their bounds add up. Counted is what pygpt's
+kernels do under bf16 autocast, with tensors larger than the GPU's caches.
 
 Sizes in comments: M tokens a micro-batch, T positions, C = n_embd, V = vocab_size, L = n_layer,
 N parameters. Operations and bytes are per token.
@@ -19,7 +19,7 @@ FP32 = 4
 
 # What no card's data sheet says: assumptions, for --offload-optimizer.
 PCIE_BANDWIDTH = 20e9
-"""Bytes per second to and from the card: PCIe 4.0 x16, which is 32 GB/s on paper."""
+"""Bytes per second to and from the GPU: PCIe 4.0 x16, which is 32 GB/s on paper."""
 HOST_BANDWIDTH = 40e9
 """Bytes per second of the machine's memory: two channels of DDR5."""
 
@@ -103,7 +103,7 @@ def step_bound(
 
 
 def _host_seconds(n: int, in_bf16: int) -> float:
-    """A step of AdamW on the host over `n` parameters, of which `in_bf16` are bf16 on the card.
+    """A step of AdamW on the host over `n` parameters, of which `in_bf16` are bf16 on the GPU.
 
     One part of the model is updated while another is on its way: the slower of the two counts.
     """

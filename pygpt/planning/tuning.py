@@ -35,7 +35,7 @@ def tune(
 
     Args:
         config: what to tune for.
-        device: the card.
+        device: the GPU.
         end: what time.monotonic() is when the time is over.
     """
     console = Console(stderr=True)
@@ -160,7 +160,7 @@ def _candidates(op: str, size: int, fixed: launch.Launch) -> Iterator[launch.Lau
 
 
 def _milliseconds(key: launch.Key, entry: launch.Launch, call: Call) -> float:
-    """The median time of a call with `entry`, or infinity where the card can't hold it."""
+    """The median time of a call with `entry`, or infinity where the GPU can't hold it."""
     from triton.runtime.errors import OutOfResources, PTXASError
 
     launch.use_entries({key: entry}, "tuning")

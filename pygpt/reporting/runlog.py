@@ -217,7 +217,7 @@ class RunLog:
     val_bits_per_byte: dict[int, float] = dataclasses.field(default_factory=dict)
     """Where the log has validation in bits per byte and not in nats per token."""
     comparison: dict[str, Any] | None = None
-    """The result of `eval --compare`, where it lies in the run's directory."""
+    """The result of `eval --compare`, where it is in the run's directory."""
     running: bool | None = None
     """Whether a process trains in the run's directory; None where it can't be told."""
 

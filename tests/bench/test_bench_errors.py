@@ -14,7 +14,7 @@ BENCH = Path(__file__).parents[2] / "bench"
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("roofline.py --card foo", "no data of a card 'foo'"),
+        ("roofline.py --card foo", "no data sheet of a GPU 'foo'"),
         ("bench_step.py --preset foo", "no preset 'foo'; there are fineweb-40m"),
         (
             "compare_nanogpt.py --nanogpt . --data none",

@@ -107,5 +107,5 @@ def test_a_card_is_found_by_its_longest_name() -> None:
     assert named_card("NVIDIA GeForce RTX 4070 Ti SUPER").tflops == 88.2
     for card in CARDS:
         assert named_card(card.name) is card
-    with pytest.raises(InputError, match="no data of a card 'RTX 9999'; there are RTX 3090"):
+    with pytest.raises(InputError, match="no data sheet of a GPU 'RTX 9999'; there are RTX 3090"):
         named_card("RTX 9999")

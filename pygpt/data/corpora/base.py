@@ -37,7 +37,7 @@ class Document:
 
     path: Path
     name: str
-    """Path below the folder that all of the corpus lies in, with slashes: the split is drawn from
+    """Path below the folder that holds the whole corpus, with slashes: the split is drawn from
     it."""
     encoding: str = "utf-8"
     start: int = 0
@@ -224,7 +224,7 @@ def walk(folder: Path, skip: Callable[[str], bool]) -> tuple[list[Path], list[Pa
     """Regular files below a folder, sorted, and what was left out of them.
 
     Files and folders whose name is to be skipped are left out, links to folders, which may lead
-    round in a circle, and what is no regular file.
+    round in a circle, and what is not a regular file.
     """
 
     def refuse(error: OSError) -> None:

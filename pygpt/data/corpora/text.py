@@ -16,7 +16,7 @@ class TextFiles:
     """UTF-8 text files, and all of those below folders; each file once.
 
     A file that is named must be text. In a folder, what is hidden, a link to a folder, holds NUL
-    bytes or is no regular file is left out, and that is logged; every other file must be UTF-8.
+    bytes or is not a regular file is left out, and that is logged; every other file must be UTF-8.
     """
 
     paths: tuple[Path, ...]
