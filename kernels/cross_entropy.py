@@ -1,6 +1,6 @@
 """Softmax cross-entropy of a tile of logits, each row's gradient written over its logits.
 
-The row kernel of ``pygpt.ops.fused_loss``. One program per row, two loops over blocks of
+The row kernel of ``pygpt.ops.chunked_cross_entropy``. One program per row, two loops over blocks of
 columns (a single block of a whole vocabulary would spill registers):
 
 1. the running maximum and sum of exponentials (Milakov and Gimelshein 2018, algorithm 3), kept per

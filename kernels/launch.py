@@ -1,14 +1,14 @@
 """Launch configurations: one table by architecture, operator, size class and element width.
 
-The table is fixed, so that a resumed run sums in the order in which it began. The architectures
-are sm_80 (A100), sm_89 (RTX 40, L4) and sm_90 (H100, H200). Other cards take the entries of one
+The table is fixed, so that a resumed run sums in the same order as before. The architectures
+are sm_80 (A100), sm_89 (RTX 40, L4) and sm_90 (H100, H200). Other GPUs use the entries of one
 with as much shared memory (RTX 30 and RTX 50: sm_89), newer ones those of the nearest one below;
-cards older than sm_80 are refused. ``bench/aot_report.py`` compiles every entry for its
-architecture, without a GPU, and prints registers, stack and shared memory; a test holds each entry
-to its card's limits.
+GPUs older than sm_80 are refused. ``bench/aot_report.py`` compiles every entry for its
+architecture, without a GPU, and prints registers, stack and shared memory; a test checks each entry
+against its architecture's limits.
 
 ``python -m pygpt.tune`` measures other configurations on the GPU at hand and writes a table of
-those that won. It is read only on request: by the environment variable PYGPT_LAUNCH_TABLE or by
+the fastest. It is read only on request: by the environment variable PYGPT_LAUNCH_TABLE or by
 `use_table`.
 """
 
@@ -22,6 +22,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from pygpt.utils.files import replace_text
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +126,7 @@ _ATTENTION_16_BIT = {
     ("attention_dq", 128): (Launch(64, 32, 4, 2), Launch(32, 32, 4, 2), Launch(64, 64, 4, 2)),
 }  # fmt: skip
 
-# The same on every architecture, exact or in TF32: training takes 16 bits where the GPU has them.
+# The same on every architecture, exact or in TF32: training uses 16 bits where the GPU has them.
 _ATTENTION_32_BIT = {
     ("attention_forward", 16): Launch(32, 32, 4, 2),
     ("attention_forward", 32): Launch(32, 32, 4, 2),
@@ -154,7 +156,7 @@ _LAYER_NORM = {
 }
 
 # Programs that sum over all rows, by architecture: a few per SM of an A100 (108), an RTX 4070 (46)
-# and an H200 (132). Fixed, not read from the GPU, so that every GPU sums in the same order.
+# and an H200 (132). Fixed, not queried from the GPU, so that every GPU sums in the same order.
 _LAYER_NORM_PROGRAMS = {"sm_80": 432, "sm_89": 368, "sm_90": 528}
 
 # The backward of GPT-2's widths, and how many times as many programs, with half as much per thread
@@ -203,7 +205,7 @@ _tuned_from: str | None = None  # None until the environment has been looked at
 
 
 def find(op: str, size: int, x: Tensor) -> Launch:
-    """The configuration of `op` for operands like `x`, on x's card.
+    """The configuration of `op` for operands like `x`, on x's GPU.
 
     Args:
         op: the kernel's name in the table.
@@ -240,22 +242,22 @@ def architecture(device: torch.device) -> str:
     if not known:
         raise ValueError(
             f"{torch.cuda.get_device_name(device)} is sm_{capability} and the Triton kernels need "
-            f"{ARCHITECTURES[0]} or newer; what runs there is impl='eager'"
+            f"{ARCHITECTURES[0]} or newer; take impl='eager'"
         )
     return known[-1]
 
 
 def use_entries(entries: dict[Key, Launch], source: str) -> None:
-    """Take `entries` before the built-in ones; `describe` will say `source`."""
+    """Use `entries` instead of the built-in ones; `describe` returns `source`."""
     global _tuned, _tuned_from  # one table for the process
     _tuned, _tuned_from = entries, source
 
 
 def use_table(path: Path | None) -> None:
-    """Take the entries of a tuned table before the built-in ones; None takes the latter alone.
+    """Use the entries of a tuned table instead of the built-in ones; None uses only the latter.
 
     Raises:
-        ValueError: the file is no table written by ``python -m pygpt.tune``.
+        ValueError: the file is not a table written by ``python -m pygpt.tune``.
         OSError: it can't be read.
     """
     if path is None:
@@ -268,7 +270,7 @@ def use_table(path: Path | None) -> None:
         source = f"{path} ({fields['id']})"
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path} is no launch table ({type(error).__name__}: {error}); write one with "
+            f"{path} is not a launch table ({type(error).__name__}: {error}); write one with "
             "python -m pygpt.tune"
         ) from error
     use_entries(entries, source)
@@ -276,15 +278,13 @@ def use_table(path: Path | None) -> None:
 
 
 def write_table(path: Path, entries: dict[Key, Launch], identity: str) -> None:
-    """Write a tuned table for `use_table`; `identity` is what `describe` will call it."""
+    """Write a tuned table for `use_table`; `identity` is the id that `describe` reports."""
     fields = {
         "id": identity,
         "entries": {str(key): dataclasses.asdict(entries[key]) for key in sorted(entries)},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    replace_text(path, json.dumps(fields, indent=2) + "\n")
 
 
 def describe() -> str:
@@ -294,6 +294,6 @@ def describe() -> str:
 
 
 def identity(entries: dict[Key, Launch]) -> str:
-    """Twelve hexadecimal digits that are others for other entries."""
+    """12-digit hash of the entries."""
     text = repr([(key, entries[key]) for key in sorted(entries)])
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,5 +1,5 @@
-// Python bindings of the compiled core: only this file and cpu_bindings.cpp know Python.
-// Their types are in pygpt/_C.pyi; what they mean is in the headers and in pygpt/data.py.
+// Python bindings of the compiled core: only this file and ops.cpp know Python.
+// Their types are in pygpt/_C.pyi; what they mean is in the headers and in pygpt/data.
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -61,11 +61,11 @@ py::array_t<std::int64_t> read_array(const TokenShards& shards, std::int64_t sta
 
 }  // namespace
 
-void bind_cpu_ops(py::module_& m);  // ops.cpp
+void bind_ops(py::module_& m);  // ops.cpp
 
 PYBIND11_MODULE(_C, m) {
     m.doc() = "pygpt's compiled core; see pygpt.data";
-    bind_cpu_ops(m);
+    bind_ops(m);
 
     py::register_exception_translator([](std::exception_ptr pointer) {
         try {

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <string>
 
-#include "../ops/cpu_ops.hpp"
+#include "../ops/ops.hpp"
 
 namespace py = pybind11;
 
@@ -22,7 +22,7 @@ T* pointer(std::uintptr_t address) {
 }  // namespace
 }  // namespace pygpt::cpu
 
-void bind_cpu_ops(py::module_& m) {
+void bind_ops(py::module_& m) {
     using namespace pygpt::cpu;
 
     m.def("cpu_levels", &supported_levels, "The instruction-set levels this CPU runs, lowest first.");

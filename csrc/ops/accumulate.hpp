@@ -1,7 +1,7 @@
 // sum += addend, for an fp32 sum and a bf16 addend.
 #pragma once
 
-#include "cpu_ops.hpp"
+#include "ops.hpp"
 #include "simd.hpp"
 
 namespace pygpt::cpu {

@@ -1,7 +1,7 @@
 // Attention's backward between the matrix products: causal softmax and its gradient.
 #pragma once
 
-#include "cpu_ops.hpp"
+#include "ops.hpp"
 #include "simd.hpp"
 
 namespace pygpt::cpu {

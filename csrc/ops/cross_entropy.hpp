@@ -1,7 +1,7 @@
 // Softmax cross-entropy of one row of logits, and its gradient in place.
 #pragma once
 
-#include "cpu_ops.hpp"
+#include "ops.hpp"
 #include "simd.hpp"
 
 namespace pygpt::cpu {

@@ -1,7 +1,7 @@
 // The table of functions that each instruction set (isa_*.cpp) gives to dispatch.cpp.
 #pragma once
 
-#include "cpu_ops.hpp"
+#include "ops.hpp"
 
 namespace pygpt::cpu {
 

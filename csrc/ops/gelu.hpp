@@ -1,7 +1,7 @@
 // GELU of x + bias in its tanh form, its gradient, and the bias gradient's partial sums.
 #pragma once
 
-#include "cpu_ops.hpp"
+#include "ops.hpp"
 #include "simd.hpp"
 
 namespace pygpt::cpu {

@@ -6,7 +6,7 @@ Beside ``eager``, plain PyTorch in `pygpt.ops`, there is
 - ``native``: C++ of ``pygpt._C`` on a CPU.
 
 Asking for one that can't run is an error that says why; nothing falls back in silence. "auto" takes
-eager for what the Triton kernels can't do, an older card or a larger head, and says so once.
+eager for what the Triton kernels can't do, an older GPU or a larger head, and says so once.
 Attention with dropout is eager whatever is asked for, with a notice.
 """
 

@@ -1,7 +1,7 @@
 """The head (final linear layer) and its cross-entropy loss.
 
 `_reference` computes all logits with PyTorch. The Triton and native implementations never hold
-them: see `pygpt.ops.fused_loss`.
+them: see `pygpt.ops.chunked_cross_entropy`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pygpt.ops import fused_loss
 from pygpt.ops.checks import check_same_device
+from pygpt.ops.chunked_cross_entropy import chunked_linear_cross_entropy
 from pygpt.ops.dispatch import choose
 
 
@@ -49,8 +49,8 @@ def linear_cross_entropy(  # type: ignore[misc]  # its overloads say **options f
     """The head and its loss: cross-entropy of softmax(x·weightᵀ) against the targets, in nats.
 
     The triton and native implementations never hold the (M, V) logits and compute the gradients
-    with the loss: see `pygpt.ops.fused_loss`. They take fp32 and bf16, triton fp16 too, and
-    "auto" is eager for other dtypes. A second backward through one loss is an error there.
+    with the loss: see `pygpt.ops.chunked_cross_entropy`. They take fp32 and bf16, triton fp16 too,
+    and "auto" is eager for other dtypes. A second backward through one loss is an error there.
 
     Args:
         x: (M, C), the final hidden states.
@@ -96,7 +96,7 @@ def linear_cross_entropy(  # type: ignore[misc]  # its overloads say **options f
             x, weight, targets, ignore_index, reduction, z_loss, label_smoothing, return_per_token
         )
     else:
-        loss, losses, lse = fused_loss.linear_cross_entropy(
+        loss, losses, lse = chunked_linear_cross_entropy(
             x,
             weight,
             targets,

@@ -16,8 +16,8 @@ import torch
 
 from pygpt.config import GPTConfig, TrainConfig
 from pygpt.ops.attention import heads_at_once
+from pygpt.ops.chunked_cross_entropy import chunk_tokens
 from pygpt.ops.dispatch import Implementations
-from pygpt.ops.fused_loss import chunk_tokens
 from pygpt.utils.errors import InputError
 from pygpt.utils.format import gib
 

@@ -11,7 +11,7 @@ N parameters. Operations and bytes are per token.
 from __future__ import annotations
 
 from pygpt.config import GPTConfig
-from pygpt.ops.fused_loss import chunk_tokens
+from pygpt.ops.chunked_cross_entropy import chunk_tokens
 from pygpt.planning.hardware import Card
 
 BF16 = 2

@@ -17,7 +17,7 @@ from torch import Tensor
 from pygpt import ops
 from pygpt.config.tune import TuneConfig
 from pygpt.kernels import launch
-from pygpt.ops.fused_loss import chunk_tokens
+from pygpt.ops.chunked_cross_entropy import chunk_tokens
 from pygpt.planning import gpu_timing
 from pygpt.utils.progress import ProgressBar
 

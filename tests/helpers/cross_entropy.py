@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pygpt import ops
-from pygpt.ops import dispatch, fused_loss
+from pygpt.ops import chunked_cross_entropy, dispatch
 from tests.helpers.parity import DEVICE, assert_close_as_eager, check_parity
 
 IMPLS = ("triton",) if DEVICE.type == "cuda" else ("native", "triton")
@@ -27,7 +27,9 @@ impls = pytest.mark.parametrize("impl", IMPLS)
 
 def set_chunk(monkeypatch: pytest.MonkeyPatch, tokens: int, vocab: int, dtype: torch.dtype) -> None:
     """Set the memory budget so that a chunk has that many tokens."""
-    monkeypatch.setitem(fused_loss.LOGITS_BYTES, DEVICE.type, tokens * vocab * dtype.itemsize)
+    monkeypatch.setitem(
+        chunked_cross_entropy.LOGITS_BYTES, DEVICE.type, tokens * vocab * dtype.itemsize
+    )
 
 
 def inputs(

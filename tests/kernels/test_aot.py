@@ -1,4 +1,4 @@
-"""The launch table: complete, within the cards' limits, and replaced only on request."""
+"""The launch table: complete, within the GPUs' limits, and replaced only on request."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def _compile(jobs: list[tuple[str, str, int, str]], cache: Path) -> list[str]:
     return [line for line in lines if not line.endswith("|")]
 
 
-def test_entries_fit_their_cards(tmp_path: Path, seed: int) -> None:
-    """What a GPT-2 trains with on every architecture, and others drawn anew each time.
+def test_entries_fit_their_architectures(tmp_path: Path, seed: int) -> None:
+    """What a GPT-2 trains with on every architecture, and others drawn at random each time.
 
     ``python bench/aot_report.py`` compiles them all.
     """
@@ -106,7 +106,7 @@ def test_architecture(
     assert launch.architecture.__wrapped__(torch.device("cuda", 0)) == expected
 
 
-def test_old_cards_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     with pytest.raises(ValueError, match=r"Tesla T4 is sm_75.*sm_80 or newer.*impl='eager'"):
@@ -120,7 +120,7 @@ def test_tuned_table_only_on_request(
     key = launch.Key(launch.architecture(x.device), "gelu_forward", 0, 32)
     tuned = launch.Launch(2, 128, 2)
     path = tmp_path / "table.json"
-    launch.write_table(path, {key: tuned}, "a card, 123")
+    launch.write_table(path, {key: tuned}, "a GPU, 123")
     assert launch.find("gelu_forward", 0, x) == launch.TABLE[key]
     assert re.fullmatch(r"built-in \([0-9a-f]{12}\)", launch.describe())
 
@@ -128,7 +128,7 @@ def test_tuned_table_only_on_request(
     monkeypatch.setattr(launch, "_tuned_from", None)  # as at the start of a process
     assert launch.find("gelu_forward", 0, x) == tuned
     assert launch.find("gelu_backward", 0, x).programs  # what is not in it stays built-in
-    assert launch.describe() == f"{path} (a card, 123)"
+    assert launch.describe() == f"{path} (a GPU, 123)"
     assert "1 entries from" in caplog.text
 
 
@@ -136,5 +136,5 @@ def test_tuned_table_only_on_request(
 def test_damaged_table_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"table.json is no launch table.*python -m pygpt.tune"):
+    with pytest.raises(ValueError, match=r"table.json is not a launch table.*python -m pygpt.tune"):
         launch.use_table(path)

@@ -1,4 +1,4 @@
-"""Causal attention and cached decoding: the Triton kernels against the eager twins."""
+"""Causal attention and cached decoding: the Triton kernels against the eager references."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ def _large(magnitude: float) -> Tensor:
 def test_large_magnitudes() -> None:
     """Scores up to 1e8·√D: nothing may overflow into NaN."""
     qkv = _large(1e4)
-    got, twin, exact = (
+    got, reference, exact = (
         ops.attention(x, 1, impl=impl)
         for x, impl in ((qkv, "triton"), (qkv, "eager"), (qkv.double(), "eager"))
     )
-    assert_close_as_eager(got, twin, exact, 2.0)
+    assert_close_as_eager(got, reference, exact, 2.0)
 
 
 def test_gradients_at_large_magnitudes() -> None:
@@ -91,13 +91,13 @@ def test_strided_inputs(dtype: torch.dtype) -> None:
 def test_expanded_upstream_gradient() -> None:
     """A sum's gradient is one number seen through strides of zero."""
     qkv = torch.randn(2, 20, 96, device=DEVICE, requires_grad=True)
-    got, twin = (
+    got, reference = (
         torch.autograd.grad(ops.attention(qkv, 2, impl=impl).sum(), qkv)[0]
         for impl in ("triton", "eager")
     )
     wide = qkv.detach().double().requires_grad_()
     (exact,) = torch.autograd.grad(ops.attention(wide, 2, impl="eager").sum(), wide)
-    assert_close_as_eager(got, twin, exact, 3.0)
+    assert_close_as_eager(got, reference, exact, 3.0)
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 96), (2, 0, 96)])
@@ -109,7 +109,7 @@ def test_empty(shape: tuple[int, int, int]) -> None:
     assert gradient.shape == shape
 
 
-@pytest.mark.skipif(DEVICE.type != "cpu", reason="reserves CPU memory; test_gpu_* covers the card")
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="reserves CPU memory; test_gpu_* covers the GPU")
 @pytest.mark.parametrize("lead", [(1, 3), (3, 1)])
 def test_offsets_beyond_int32(lead: tuple[int, int]) -> None:
     """Positions, then sequences, 2³⁰ elements apart."""
@@ -153,10 +153,10 @@ def test_decode_parity(shape: tuple[int, int, int, int], dtype: torch.dtype) -> 
     q = torch.randn(B, 1, 3 * n_head * D, device=DEVICE).to(dtype)[..., : n_head * D]
     cache = torch.randn(2, B, S + 9, n_head * D, device=DEVICE).to(dtype)
     k, v = cache[:, :, :S]  # views of a longer buffer
-    got, twin = (ops.decode_attention(q, k, v, n_head, impl=i) for i in ("triton", "eager"))
+    got, reference = (ops.decode_attention(q, k, v, n_head, impl=i) for i in ("triton", "eager"))
     exact = ops.decode_attention(q.double(), k.double(), v.double(), n_head, impl="eager")
     assert got.dtype == dtype
-    assert_close_as_eager(got, twin, exact, 2.0)
+    assert_close_as_eager(got, reference, exact, 2.0)
 
 
 def test_decode_agrees_with_the_last_row_of_attention() -> None:
@@ -168,7 +168,7 @@ def test_decode_agrees_with_the_last_row_of_attention() -> None:
     )
 
 
-@pytest.mark.skipif(DEVICE.type != "cpu", reason="reserves CPU memory; test_gpu_* covers the card")
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="reserves CPU memory; test_gpu_* covers the GPU")
 def test_decode_offsets_beyond_int32() -> None:
     q, rows = torch.randn(1, 1, 32), torch.randn(3, 64)
     k, v = far_apart(rows, 2**30)[None].chunk(2, dim=2)

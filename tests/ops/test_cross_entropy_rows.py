@@ -86,7 +86,7 @@ def test_row_weights(impl: str) -> None:
 
 
 @pytest.mark.skipif(
-    DEVICE.type != "cpu", reason="reserves CPU memory; test_rows_past_* is a card's"
+    DEVICE.type != "cpu", reason="reserves CPU memory; test_rows_past_* runs on a GPU"
 )
 @impls
 def test_rows_beyond_int32(impl: str) -> None:

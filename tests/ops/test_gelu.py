@@ -1,4 +1,4 @@
-"""Bias + GELU: the Triton kernel against the eager twin."""
+"""Bias + GELU: the Triton kernel against the eager reference."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_empty(shape: tuple[int, ...]) -> None:
     _check(torch.randn(shape, device=DEVICE), torch.randn(shape[-1:], device=DEVICE), "tanh")
 
 
-@pytest.mark.skipif(DEVICE.type != "cpu", reason="reserves CPU memory; test_gpu_* covers the card")
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="reserves CPU memory; test_gpu_* covers the GPU")
 def test_offsets_beyond_int32() -> None:
     x = far_apart(torch.randn(3, 40), 2**30)
     _check(x, torch.randn(40), "tanh")

@@ -1,4 +1,4 @@
-"""LayerNorm with and without the residual add: the Triton kernel against the eager twin."""
+"""LayerNorm with and without the residual add: the Triton kernel against the eager reference."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_only_one_of_the_two_outputs_used() -> None:
         )
 
 
-@pytest.mark.skipif(DEVICE.type != "cpu", reason="reserves CPU memory; test_gpu_* covers the card")
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="reserves CPU memory; test_gpu_* covers the GPU")
 def test_offsets_beyond_int32() -> None:
     x, residual = (far_apart(rows, 2**30) for rows in torch.randn(2, 3, 40))
     _check_add(x, residual, *_parameters(40))

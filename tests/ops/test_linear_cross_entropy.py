@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pygpt import ops
-from pygpt.ops import fused_loss, native
+from pygpt.ops import native
+from pygpt.ops.chunked_cross_entropy import chunk_tokens
 from tests.helpers.cross_entropy import IMPLS, cases, check, impls, inputs, run, set_chunk
 from tests.helpers.parity import DEVICE, GPU_DTYPES, gpu
 
@@ -130,7 +131,7 @@ def test_target_out_of_range(impl: str, bad: int) -> None:
 )
 def test_chunks_are_of_about_the_same_length(tokens: int, expected: int) -> None:
     """In bf16 at V = 50,304 a GPU's budget is 2,668 tokens."""
-    chunk = fused_loss.chunk_tokens(tokens, 50_304, 2, "cuda")
+    chunk = chunk_tokens(tokens, 50_304, 2, "cuda")
     assert chunk == expected
     assert -(-tokens // max(chunk, 1)) == -(-tokens // 2560)  # no more of them than there must be
 

@@ -62,14 +62,14 @@ def _eager(logits: Tensor, targets: Tensor, dtype: torch.dtype) -> tuple[Tensor,
 
 
 def _check(logits: Tensor, targets: Tensor, level: str) -> None:
-    twin = _eager(logits, targets, torch.float32)
+    reference = _eager(logits, targets, torch.float32)
     truth = _eager(logits, targets, torch.float64)
     before = logits.clone()
     loss, lse = _rows(logits, targets, level, gradient=False)
     assert torch.equal(logits, before)
     assert all(map(torch.equal, _rows(logits, targets, level), (loss, lse)))
     for name, got, near, exact in zip(
-        ("loss", "lse", "gradient"), (loss, lse, logits), twin, truth, strict=True
+        ("loss", "lse", "gradient"), (loss, lse, logits), reference, truth, strict=True
     ):
         assert_close_as_eager(got, near, exact, 3.0 if name == "gradient" else 2.0, name)
 

@@ -272,11 +272,11 @@ def test_whole_model_and_ten_steps_agree_with_eager() -> None:
     assert kernels.impl.attention == "triton"
     names = ["logits", "loss", *(name for name, _ in eager.named_parameters())]
     results = [_step(model, model, idx, targets) for model in (kernels, eager, exact)]
-    for name, got, twin, truth in zip(names, *results, strict=True):
-        assert_close_as_eager(got, twin, truth, 2.0 if name == "logits" else 3.0, name)
+    for name, got, reference, truth in zip(names, *results, strict=True):
+        assert_close_as_eager(got, reference, truth, 2.0 if name == "logits" else 3.0, name)
 
-    got, twin, truth = (_train(model, idx, targets) for model in (kernels, eager, exact))
-    assert_close_as_eager(got, twin, truth, 3.0, "loss after 10 steps")
+    got, reference, truth = (_train(model, idx, targets) for model in (kernels, eager, exact))
+    assert_close_as_eager(got, reference, truth, 3.0, "loss after 10 steps")
     before = results[0][1]
     assert got < before - 0.1, "ten steps on one batch did not lower the loss"
 
@@ -297,10 +297,10 @@ def _check_autocast(config: GPTConfig, batch: int, T: int, dtype: torch.dtype) -
 
     names = ["logits", "losses", *(name for name, _ in GPT(config).named_parameters())]
     kernels, eager, exact = results("triton", True), results("eager", True), results("eager", False)
-    for name, got, twin, truth in zip(names, kernels, eager, exact, strict=True):
-        assert got.dtype == twin.dtype
+    for name, got, reference, truth in zip(names, kernels, eager, exact, strict=True):
+        assert got.dtype == reference.dtype
         factor = 2.0 if name in ("logits", "losses") else 3.0
-        assert_close_as_eager(got, twin, truth.double(), factor, name)
+        assert_close_as_eager(got, reference, truth.double(), factor, name)
 
 
 def test_whole_model_under_autocast_is_as_close_as_eager() -> None:

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "../ops/isa_generic.cpp"  // included, not linked: exp_nonpositive is internal to it
+#include "../../ops/isa_generic.cpp"  // included, not linked: exp_nonpositive is internal to it
 
 using namespace pygpt::cpu;
 
@@ -262,6 +262,6 @@ int main() {
         for (std::int64_t positions : {16, 48, 208}) test_attention(level, random, 3, positions);
         for (std::int64_t size : {1, 15, 17, 600001}) test_accumulate(level, random, size);
     }
-    std::cout << (failures ? "failures: " + std::to_string(failures) : "cpu ops: all passed") << "\n";
+    std::cout << (failures ? "failures: " + std::to_string(failures) : "ops: all passed") << "\n";
     return failures ? 1 : 0;
 }

@@ -13,12 +13,12 @@
 #include <string>
 #include <vector>
 
-#include "../data/token_file.hpp"
+#include "../../data/token_file.hpp"
 
 namespace fs = std::filesystem;
 using namespace pygpt;
 
-// Each file of tests has one of these; test_core.cpp calls them.
+// Each file of tests has one of these; main.cpp calls them.
 void test_token_file();
 void test_batch_sampler();
 

@@ -1,20 +1,19 @@
-"""The head and its loss without the logits: one algorithm for every device, by chunks of tokens.
+"""Linear layer and cross-entropy without holding all logits: one algorithm for every device.
 
-A chunk's logits (chunk × V) are made by one GEMM in a buffer that all chunks share, a row kernel
-overwrites them with their own gradient, and two more GEMMs turn that into the chunk's part of the
-gradients of x and of the weight. So the gradients are known when the forward is over, and the
-backward only scales them: no logits are kept, and none are computed twice.
+Tokens are processed in chunks. One GEMM computes the chunk's logits (chunk × V) into a buffer
+that all chunks share, a row kernel overwrites them with their gradient, and two more GEMMs turn
+that into the chunk's part of the gradients of x and of the weight. So the forward also computes
+the gradients, and the backward only scales them: no logits are stored, and none are computed twice
+(Hsu et al. 2024, Liger Kernel, FusedLinearCrossEntropy).
 
-The row kernel is Triton's on a GPU (``pygpt.kernels.cross_entropy``) and C++ on a CPU
-(``pygpt.ops.native``). `pygpt.ops.linear_cross_entropy` calls this; its eager reference is there.
+The row kernel is `pygpt.kernels.cross_entropy` on a GPU and C++ on a CPU (`pygpt.ops.native`).
 
-With reduction="none" the weight's gradient is a sum over tokens with weights that only the backward
-knows, so there the backward computes the logits again: one GEMM more, and any weighting of the
-tokens works.
+With reduction="none" the weight's gradient is a sum over tokens whose weights only the backward
+knows. There the backward computes the logits again: one more GEMM, and any weighting works.
 
-Precision: GEMMs in x's dtype (autocast's, where it is on), the row in fp32, the weight's gradient
-summed over the chunks in fp32. Division by the number of targets comes after the GEMMs: 1/M times a
-probability would underflow in fp16.
+Precision: GEMMs in x's dtype (autocast's, if enabled), the row in fp32, the weight's gradient is
+accumulated over the chunks in fp32. The division by the number of targets comes after the GEMMs:
+1/M times a probability would underflow in fp16.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ from torch import Tensor
 
 from pygpt.ops import native
 
-# What the logits of a chunk may take, by device type. The weight's gradient (V × C in fp32) is read
-# and written once a chunk, so a chunk has to be long: at V = 50,304 in bf16 these are at most 2,560
-# tokens and 640. On a CPU, 384 wide, 256 tokens take a quarter more time, and 1,280 or 2,048 no
-# less.
+# Bytes for the logits of a chunk, by device type. The weight's gradient (V × C in fp32) is read
+# and written once a chunk, so chunks must be long: at V = 50,304 in bf16 these are at most 2,560
+# and 640 tokens. On a CPU at C = 384, chunks of 256 tokens take a quarter more time, and chunks
+# of 1,280 or 2,048 are not faster.
 LOGITS_BYTES = {"cuda": 256 << 20, "cpu": 64 << 20}
 
 
@@ -45,7 +44,7 @@ class Loss:
     impl: str
 
 
-def linear_cross_entropy(
+def chunked_linear_cross_entropy(
     x: Tensor,
     weight: Tensor,
     targets: Tensor,
@@ -59,8 +58,8 @@ def linear_cross_entropy(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss, reduced, and without gradients each token's loss and log-sum-exp, (M,).
 
-    Args and errors: see `pygpt.ops.linear_cross_entropy`. `gemm_dtype` is the dtype of the GEMMs
-    and `impl` the row kernel's, "triton" or "native".
+    Arguments and errors: see `pygpt.ops.linear_cross_entropy`. `gemm_dtype` is the dtype of the
+    GEMMs, `impl` the row kernel, "triton" or "native".
     """
     differentiate = torch.is_grad_enabled()
     loss, losses, lse, _, _ = torch.ops.pygpt.linear_cross_entropy(
@@ -220,8 +219,8 @@ def _scaled(ctx: Any, grad_loss: Tensor) -> list[Tensor | None]:
         # At least 1: with no target at all the loss is NaN and the gradients are 0.
         scale = grad_loss / (targets != ctx.ignore_index).sum().clamp(min=1)
     if scale.device.type == "cuda":
-        # (1,), since a GPU rounds a scale without dimensions to the gradient's dtype: in bf16 that
-        # makes every gradient of a step with 12 × 1024 targets 0.2 % too large.
+        # (1,), because a GPU rounds a zero-dimensional scale to the gradient's dtype: in bf16, with
+        # 12 × 1024 targets, every gradient would be 0.2 % too large.
         scale = scale.reshape(1)
     return [
         gradient.mul_(scale).to(dtype) if needed else None
@@ -278,7 +277,7 @@ def _by_chunks(
 
     chunk = chunk_tokens(n_tokens, vocab, gemm_dtype.itemsize, x.device.type)
     buffer = x.new_empty(chunk, vocab)
-    # The operator runs inside the caller's autocast, which must not touch these GEMMs.
+    # The caller may have autocast on; it must not change the dtype of these GEMMs.
     with torch.autocast(x.device.type, enabled=False):
         for start in range(0, n_tokens, max(chunk, 1)):
             rows = slice(start, min(start + chunk, n_tokens))
@@ -312,7 +311,7 @@ def _row_kernel(impl: str) -> Callable[..., None]:
 
 
 def _check_range(targets: Tensor, vocab: int, ignore_index: int) -> None:
-    """On a CPU, where it costs nothing; a GPU would have to be waited for every step.
+    """All targets are in range. Costs nothing on a CPU; on a GPU it waits for the device.
 
     Raises:
         IndexError: as PyTorch's own cross-entropy does.
@@ -327,15 +326,15 @@ def _check_range(targets: Tensor, vocab: int, ignore_index: int) -> None:
 
 
 def chunk_tokens(tokens: int, vocab: int, itemsize: int, device: str) -> int:
-    """Tokens of a chunk: as few chunks as LOGITS_BYTES allows, and all of about the same length.
+    """Tokens a chunk: as few chunks as LOGITS_BYTES allows, all of about the same length.
 
-    A short chunk at the end would read and write the weight's whole gradient for little.
+    A short last chunk would read and write the whole gradient of the weight for few tokens.
 
     Args:
-        tokens: all there are.
-        vocab: rows of the weight.
+        tokens: M.
+        vocab: V, rows of the weight.
         itemsize: bytes of a logit.
-        device: type of the device.
+        device: device type.
 
     Returns:
         A multiple of 128 where the budget allows that many; never more than `tokens`.
@@ -349,7 +348,7 @@ def chunk_tokens(tokens: int, vocab: int, itemsize: int, device: str) -> int:
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
-    """Total += a @ b, or total = a @ b for the `first`: total is fp32, a and b are of any dtype."""
+    """Total += a @ b, or total = a @ b if `first`. Total is fp32, a and b are of any dtype."""
     if a.dtype == total.dtype:
         torch.addmm(total, a, b, beta=0 if first else 1, out=total)
     elif a.device.type == "cuda":

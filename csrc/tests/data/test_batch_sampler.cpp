@@ -10,7 +10,7 @@
 #include <set>
 #include <thread>
 
-#include "../data/batch_sampler.hpp"
+#include "../../data/batch_sampler.hpp"
 
 namespace {
 

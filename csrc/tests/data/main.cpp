@@ -1,4 +1,4 @@
-// Tests of the compiled core without Python; csrc/tests/run.sh builds and runs them.
+// Tests of csrc/data without Python; csrc/tests/run.sh builds and runs them.
 // Every run draws fresh inputs; PYGPT_TEST_SEED repeats one.
 
 #include "testing.hpp"
