@@ -9,6 +9,7 @@ shard, which counts for as long as the shard's size and modification time are th
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -20,17 +21,9 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
-from pygpt.utils.files import cache_directory
+from pygpt.utils.files import cache_directory, replace_text
+from pygpt.utils.progress import ProgressBar
 
 logger = logging.getLogger(__name__)
 
@@ -75,18 +68,13 @@ def scan_shards(files: Sequence[Shard]) -> list[ShardScan]:
     scans = [_remembered(file) for file in files]
     missing = [at for at, scan in enumerate(scans) if scan is None]
     n_bytes = sum(os.path.getsize(files[at].path) for at in missing)
-    with Progress(
-        TextColumn("checking shards"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=n_bytes < _BAR_FROM_BYTES,
-    ) as progress:
-        task = progress.add_task("", total=n_bytes)
+    if n_bytes < _BAR_FROM_BYTES:
+        bar: contextlib.AbstractContextManager[ProgressBar | None] = contextlib.nullcontext()
+    else:
+        bar = ProgressBar("checking shards", n_bytes, unit="bytes")
+    with bar as progress:
         for at in missing:
-            scans[at] = scan = _scan(files[at], progress, task)
+            scans[at] = scan = _scan(files[at], progress)
             _remember(scan)
     return [scan for scan in scans if scan is not None]
 
@@ -122,7 +110,7 @@ def _chunks(file: Shard) -> Iterator[tuple[bytes, NDArray[np.unsignedinteger]]]:
             yield chunk, np.frombuffer(whole, dtype, n_ids)
 
 
-def _scan(file: Shard, progress: Progress, task: TaskID) -> ShardScan:
+def _scan(file: Shard, progress: ProgressBar | None) -> ShardScan:
     status = os.stat(file.path)
     digest = hashlib.sha256()
     largest_id = 0
@@ -130,7 +118,8 @@ def _scan(file: Shard, progress: Progress, task: TaskID) -> ShardScan:
         digest.update(chunk)
         if ids.size:
             largest_id = max(largest_id, int(ids.max()))
-        progress.advance(task, len(chunk))
+        if progress:
+            progress.advance(len(chunk))
     return ShardScan(
         path=os.path.realpath(file.path),
         dtype=file.dtype,
@@ -161,11 +150,9 @@ def _remembered(file: Shard) -> ShardScan | None:
 
 def _remember(scan: ShardScan) -> None:
     path = _cache_path(scan.path)
-    beside = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(dataclasses.asdict(scan)), encoding="utf-8")
-        beside.replace(path)
+        replace_text(path, json.dumps(dataclasses.asdict(scan)))
     except OSError as error:
         logger.warning(
             "%s was checked, which can't be remembered (%s); the next start checks it again",

@@ -7,7 +7,6 @@ other programs share; ``HF_HUB_OFFLINE=1`` reads from there alone. Nothing here 
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
 import socket
@@ -19,6 +18,7 @@ from pathlib import Path
 from pygpt.hub import layout
 from pygpt.utils.errors import InputError
 from pygpt.utils.json_file import read_object
+from pygpt.utils.suggest import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -67,11 +67,9 @@ def hub_id(name: str) -> str | None:
 
 
 def _unknown(name: str) -> str:
-    nearest = difflib.get_close_matches(name, KNOWN, n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     return (
-        f"no model {name!r}: it is neither a directory here nor one of {', '.join(KNOWN)}; give a "
-        f"run, a model's directory, or OWNER/NAME on the Hugging Face Hub{hint}"
+        f"no model {name!r}: it is neither a directory here nor a known name on the Hub "
+        f"({did_you_mean(name, KNOWN)}); give a run, a model's directory, or OWNER/NAME"
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pygpt.hub import layout
 from pygpt.utils.errors import InputError
+from pygpt.utils.files import replacing
 
 if TYPE_CHECKING:
     from pygpt.model import GPT
@@ -97,19 +97,13 @@ def export(
         InputError: `to` is in use or can't be written, or the format can't hold this model.
     """
     check_target(to)
-    partial = to.with_name(f".partial-{to.name}")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        _write(model, tokenizer, partial, format, dtype)
-        (partial / "README.md").write_text(card, encoding="utf-8")
-        if to.exists():
-            to.rmdir()
-        partial.rename(to)
+        with replacing(to) as partial:
+            partial.mkdir(parents=True)
+            _write(model, tokenizer, partial, format, dtype)
+            (partial / "README.md").write_text(card, encoding="utf-8")
     except OSError as error:
         raise InputError(f"{to} can't be written: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def push(directory: Path, repository: str) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import abc
 import codecs
-import difflib
 import functools
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -21,6 +20,7 @@ import numpy.typing as npt
 
 from pygpt.tokenizers.info import TokenizerInfo
 from pygpt.utils.errors import InputError
+from pygpt.utils.suggest import did_you_mean
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -118,9 +118,7 @@ def get_tokenizer(name: str) -> Tokenizer:
             "--tokenizer chars` makes it and keeps its table in dataset.json"
         )
     if name not in classes:
-        nearest = difflib.get_close_matches(name, [*classes, "chars"], n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise InputError(f"no tokenizer {name!r}; there are {', '.join([*classes, 'chars'])}{hint}")
+        raise InputError(f"no tokenizer {name!r}; {did_you_mean(name, [*classes, 'chars'])}")
     return classes[name]()
 
 

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Column
 
 from pygpt.config import TrainConfig
 from pygpt.data import TokenDataset
@@ -23,6 +21,7 @@ from pygpt.runs.run import Run
 from pygpt.training.observer import StepReport
 from pygpt.utils import cli
 from pygpt.utils.cli import say
+from pygpt.utils.progress import ProgressBar
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -102,20 +101,15 @@ class Display:
         self._config = config
         self._start = time.perf_counter()
         self._first_step = step + 1
-        digits = len(str(config.max_steps))
-        self._progress = Progress(
-            # Where the terminal is narrow the bar shrinks, then the text; the count never does.
-            TextColumn(
-                f"step {{task.completed:>{digits}}}/{config.max_steps}",
-                table_column=Column(no_wrap=True, min_width=len("step /") + 2 * digits),
-            ),
-            BarColumn(None, table_column=Column(max_width=40)),
-            TextColumn("{task.description}"),
-            TimeRemainingColumn(),
+        self._bar = ProgressBar(
+            "step",
+            config.max_steps,
+            unit="steps",
+            completed=step,
             console=console,
-            disable=not console.is_interactive,
+            lines=False,  # every log_interval steps, in on_step
+            transient=False,
         )
-        self._task = self._progress.add_task("", total=config.max_steps, completed=step)
         self._tensorboard: SummaryWriter | None = None
 
     def __enter__(self) -> Display:
@@ -126,11 +120,11 @@ class Display:
                 self._tensorboard = SummaryWriter(
                     self._run.path / "tensorboard", purge_step=self._first_step
                 )
-        self._progress.start()
+        self._bar.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self._bar.__exit__(None, None, None)
         if self._tensorboard:
             with self._run.writing():
                 self._tensorboard.close()
@@ -150,10 +144,9 @@ class Display:
             f"loss {report.train_loss:.4f}  lr {report.lr:.2e}  "
             f"{report.tokens_per_second:,.0f} tokens/s  MFU {report.mfu:.1%}"
         )
-        self._progress.update(self._task, completed=report.step, description=text)
+        self._bar.update(report.step, text)
         if not self._console.is_interactive and report.step % self._config.log_interval == 0:
-            left = self._progress.tasks[0].time_remaining or 0
-            text += f"  {timedelta(seconds=round(left))} left"
+            text += f"  {timedelta(seconds=round(self._bar.seconds_left))} left"
             self.note(f"step {report.step}/{self._config.max_steps}  {text}")
         if not self._tensorboard:
             return

@@ -43,8 +43,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
     What was written is flushed first, so that after a power cut there is the old content or the
     new. A directory's files are flushed one by one; a directory that is already at `path` is
-    removed just before the rename. After an exception nothing of the new content is left. The
-    partial name has random digits: two processes can write the same path, and the last one wins.
+    moved aside for the rename, then removed. After an exception nothing of the new content is left.
+    The partial name has random digits: two processes can write one path, and the last one wins.
 
     Raises:
         OSError: the disk refuses it.

@@ -26,7 +26,7 @@ class ProgressBar:
     Args:
         label: what is being done, such as "encoding".
         total: how much there is to do.
-        unit: "bytes" shows sizes; any other word shows counts, such as "documents".
+        unit: "bytes" shows sizes, any other word, such as "documents", shows counts.
         completed: how much of it was done before.
         console: where to show it; None is stderr.
         lines: whether lines are logged where there is no terminal.
@@ -98,7 +98,9 @@ class ProgressBar:
             logger.info("%s  %s  %s left", self._count().strip(), text, left)
 
     def _amount(self, value: float) -> str:
-        return decimal(int(value)) if self._unit == "bytes" else f"{value:,.0f}"
+        if self._unit == "bytes":
+            return decimal(int(value))
+        return f"{value:.0f}" if self._unit == "steps" else f"{value:,.0f}"
 
     def _count(self) -> str:
         total = self._amount(self._total)

@@ -302,9 +302,9 @@ def scanned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     files: list[str] = []
     scan = verify._scan
 
-    def spy(file, progress, task):  # type: ignore[no-untyped-def]
+    def spy(file, progress):  # type: ignore[no-untyped-def]
         files.append(Path(file.path).name)
-        return scan(file, progress, task)
+        return scan(file, progress)
 
     monkeypatch.setattr(verify, "_scan", spy)
     return files

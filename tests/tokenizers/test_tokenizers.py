@@ -159,9 +159,7 @@ def test_arrays_are_decoded() -> None:
 
 @pytest.mark.parametrize(("name", "nearest"), [("gpt-2", "gpt2"), ("byte", "bytes")])
 def test_unknown_name(name: str, nearest: str) -> None:
-    with pytest.raises(
-        InputError, match=rf"'{name}'; there are gpt2, bytes, chars; .* '{nearest}'\?"
-    ):
+    with pytest.raises(InputError, match=rf"'{name}'; did you mean '{nearest}'\?"):
         get_tokenizer(name)
 
 
