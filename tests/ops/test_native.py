@@ -283,7 +283,7 @@ def test_wrong_tiles_of_attention() -> None:
         call(weights, weights, weights, scale=1.0)
     with pytest.raises(ValueError, match="gradient must be .* stride"):
         call(scores, weights, weights.mT, scale=1.0)
-    with pytest.raises(ValueError, match="15 positions are no multiple of 16"):
+    with pytest.raises(ValueError, match="15 positions are not a multiple of 16"):
         call(*(x[:, :15, :15].contiguous() for x in (scores, weights, weights)), scale=1.0)
     with pytest.raises(ValueError, match=r"scale must be above 0, got 0.0"):
         call(scores, weights, weights, scale=0.0)
