@@ -68,13 +68,14 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small dataset of bytes: pygpt's own source, which is text that every checkout has."""
-    from pygpt import train
+    from pygpt import model
     from pygpt.data import writer
     from pygpt.data.corpora.text import TextFiles
 
     out = tmp_path_factory.mktemp("data") / "source"
-    sources = Path(train.__file__).parent
-    writer.prepare(TextFiles((sources / "model.py", sources / "train.py")), out, "bytes")
+    sources = Path(model.__file__).parent
+    files = (sources / "model.py", sources / "training" / "trainer.py")
+    writer.prepare(TextFiles(files), out, "bytes")
     return out
 
 

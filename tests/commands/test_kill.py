@@ -16,6 +16,7 @@ from pygpt.data.corpora.text import TextFiles
 from pygpt.hub import huggingface
 from pygpt.runs.checkpoint import list_checkpoints
 from pygpt.runs.run import Run
+from pygpt.training import trainer
 
 KILLS = 20
 STEPS = 200
@@ -40,10 +41,12 @@ def run_command(args: Sequence[str], log: Path) -> None:
 @pytest.mark.timeout(1200)  # 22 processes, one after another: fifteen seconds on a quiet core
 def test_killed_at_random_moments(tmp_path: Path, seed: int) -> None:
     data = tmp_path / "data"
-    writer.prepare(TextFiles((Path(train.__file__),)), data, "bytes")
+    writer.prepare(TextFiles((Path(trainer.__file__),)), data, "bytes")
     # Children of a server that has imported everything start in no time.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pygpt.train", "torch.utils.tensorboard"])
+    context.set_forkserver_preload(
+        ["pygpt.train", "pygpt.training.session", "torch.utils.tensorboard"]
+    )
     moments = random.Random(seed)
     log = tmp_path / "log"
 

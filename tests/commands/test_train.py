@@ -20,7 +20,7 @@ from pygpt.runs import checkpoint
 from pygpt.runs.run import Run
 from pygpt.training import trainer
 from pygpt.training.trainer import Trainer
-from pygpt.utils import signals
+from pygpt.utils import cli, signals
 from pygpt.utils.errors import InputError
 
 TINY = """
@@ -415,7 +415,7 @@ def test_bad_flag_leaves_with_status_two(
     message: str,
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        run_train("bad", *flags)
+        cli.run(lambda: run_train("bad", *flags) and None)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "bad").exists()
