@@ -198,7 +198,7 @@ def test_released_model_has_the_weights_in_fp32(seed: int, kind: type[Updater]) 
 
 
 def test_fp32_is_refused(run_train: Callable[..., Run], tmp_path: Path) -> None:
-    with pytest.raises(SystemExit):
+    with pytest.raises(InputError, match="dtype is float32; give --dtype bfloat16, or leave"):
         run_train("fp32", OFFLOAD, "--dtype", "float32")
     assert not (tmp_path / "fp32").exists()
 
