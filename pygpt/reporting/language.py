@@ -101,7 +101,8 @@ def read_catalogue(name: str) -> dict[str, str]:
     file = resources.files("pygpt.reporting") / "locale" / f"{name}.po"
     with file.open("rb") as stream:
         catalogue = read_po(stream)
-    return {entry.id: entry.string for entry in catalogue if entry.id and entry.string}
+    # No message has plural forms, which would be tuples.
+    return {str(entry.id): str(entry.string) for entry in catalogue if entry.id and entry.string}
 
 
 @functools.cache
