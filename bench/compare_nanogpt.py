@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -35,7 +36,7 @@ from pygpt.data import TokenDataset
 from pygpt.utils import cli
 from pygpt.utils.errors import InputError
 
-WORKER = Path(__file__).parent / "lib" / "worker.py"
+BENCH = Path(__file__).parent
 WARM_UP = 2
 
 
@@ -77,7 +78,8 @@ class Side:
         self.losses: list[float] = []
         self.peak_memory = 0
         self._process = subprocess.Popen(
-            [sys.executable, str(WORKER), json.dumps(task)],
+            [sys.executable, "-m", "lib.worker", json.dumps(task)],
+            env={**os.environ, "PYTHONPATH": str(BENCH)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
