@@ -18,7 +18,7 @@ from lib import report
 
 from pygpt.config import GPTConfig, TrainConfig, from_preset, preset_names
 from pygpt.ops.dispatch import Implementations
-from pygpt.planning.hardware import Card, named_card
+from pygpt.planning.cards import Card, named_card
 from pygpt.planning.memory import CONTEXT_BYTES, Plan
 from pygpt.planning.roofline import HOST_BANDWIDTH, PCIE_BANDWIDTH, mfu_bound, step_bound
 from pygpt.utils import cli

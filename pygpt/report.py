@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 
 from pygpt.config import from_preset, toml_file
+from pygpt.planning.cards import named_card
 from pygpt.reporting.build import RunReport, as_fields, build
 from pygpt.reporting.language import Language
 from pygpt.reporting.page import text
@@ -119,8 +120,6 @@ def _facts(config: ReportConfig) -> Facts:
         values = {**toml_file.read(config.config), "schedule": "cosine"}
         log.facts.take(values, config.config.name)
     if config.card:
-        from pygpt.planning.hardware import named_card
-
         log.fact("card", named_card(config.card).name, "--card")
     for name in (*SHAPE, "corpus", "corpus_tokens"):
         log.fact(name, getattr(config, name), f"--{name.replace('_', '-')}")

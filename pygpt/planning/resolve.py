@@ -9,14 +9,13 @@ import torch
 
 from pygpt.config import GPTConfig, TrainConfig
 from pygpt.ops.dispatch import Implementations
+from pygpt.planning.cards import Card, named_card
 from pygpt.planning.compile import resolve_compile
 from pygpt.planning.hardware import (
-    Card,
     Peak,
     card_of,
     device_name,
     free_memory,
-    named_card,
     peak_flops,
     pick_dtype,
 )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pygpt.config import GPTConfig
 from pygpt.ops.chunked_cross_entropy import chunk_tokens
-from pygpt.planning.hardware import Card
+from pygpt.planning.cards import Card
 
 BF16 = 2
 FP32 = 4

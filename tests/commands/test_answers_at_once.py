@@ -57,6 +57,15 @@ def test_bad_input_imports_no_torch(words: tuple[str, ...], message: str, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+def test_the_report_of_a_log_needs_no_torch_for_the_data_sheet(tmp_path: Path) -> None:
+    rows = "".join(f"{step},{4 + 7 / (1 + step)},0.5\n" for step in range(0, 400, 10))
+    (tmp_path / "log.csv").write_text("step,loss,seconds\n" + rows, encoding="utf-8")
+    done = run(tmp_path, "pygpt.report", "log.csv", "--card", "RTX 4070", "--batch-tokens", "8192")
+    assert done.returncode == 0
+    assert "tokens/s" in done.stdout
+    assert not imports_torch(done)
+
+
 def test_import_pygpt_is_lazy() -> None:
     code = (
         "import sys, pygpt; print('torch' in sys.modules); pygpt.GPT; print('torch' in sys.modules)"

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pygpt.planning import hardware
-from pygpt.planning.hardware import CARDS, card_of, named_card, pick_device, pick_dtype
+from pygpt.planning.cards import CARDS, named_card
+from pygpt.planning.hardware import card_of, pick_device, pick_dtype
 from pygpt.utils.errors import InputError
 
 CUDA_1 = torch.device("cuda:1")
@@ -100,7 +101,7 @@ def test_a_card_is_known_by_whole_words(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     card = card_of(CUDA_1)
     assert (card.name if card else None) == expected
-    assert all(hardware.named_card(card.name.lower()) is card for card in hardware.CARDS)
+    assert all(named_card(card.name.lower()) is card for card in CARDS)
 
 
 def test_a_card_is_found_by_its_longest_name() -> None:

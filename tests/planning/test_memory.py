@@ -18,7 +18,8 @@ from pygpt.data import TokenDataset
 from pygpt.evaluation.loss import evaluate
 from pygpt.model import GPT
 from pygpt.ops.dispatch import Implementations
-from pygpt.planning.hardware import free_memory, named_card
+from pygpt.planning.cards import named_card
+from pygpt.planning.hardware import free_memory
 from pygpt.planning.memory import CONTEXT_BYTES, CPU_TOKENS, Plan, estimate
 from pygpt.runs.run import Run
 from pygpt.training.offload import OffloadedUpdater

@@ -3,7 +3,7 @@
 import pytest
 
 from pygpt.config import GPTConfig
-from pygpt.planning.hardware import named_card
+from pygpt.planning.cards import named_card
 from pygpt.planning.roofline import mfu_bound, step_bound
 
 

@@ -11,6 +11,7 @@ from pygpt.reporting.findings.comparison import compared
 from pygpt.reporting.findings.finding import Finding, Subject
 from pygpt.reporting.language import msg
 from pygpt.reporting.published import GPT2_SIZES, curves
+from pygpt.runs.run import Run
 from pygpt.utils import cli
 
 GPT2_VOCABULARY = range(50257, 50305)
@@ -48,7 +49,8 @@ def findings(subject: Subject) -> Iterator[Finding]:
 
 def _gpt2(subject: Subject) -> Finding:
     log, small = subject.log, GPT2_SIZES[0]
-    command = cli.command("eval", log.path, "--compare", "gpt2")
+    is_run = Run(log.path).started
+    command = cli.command("eval", log.path, "--compare", "gpt2") if is_run else None
     if log.facts.vocab_size not in GPT2_VOCABULARY:
         if log.facts.vocab_size is None:
             command = cli.command("report", log.path, "--vocab-size", 50304)

@@ -1,24 +1,22 @@
 """What the GPU allows, by the planner: the micro-batch that fits, and the bound on the rate.
 
-Imports torch, through the planner: only where a GPU with a data sheet is known.
+Imports torch, through the planner: only where the model's shape, the batch and a GPU with a data
+sheet are known.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from pygpt.config import GPTConfig, TrainConfig, from_preset
+from pygpt.planning.cards import Card
 from pygpt.reporting.findings.finding import Finding, Subject
 from pygpt.reporting.findings.model import meant
 from pygpt.reporting.findings.speed import card_of, tokens_per_second
 from pygpt.reporting.language import msg
 from pygpt.utils import cli
 from pygpt.utils.errors import InputError
-
-if TYPE_CHECKING:
-    from pygpt.planning.hardware import Card
 
 SHARE = 0.5
 """Of the bound: what the hours of a run are given at, as in `train --dry-run`."""
@@ -80,7 +78,9 @@ def findings(subject: Subject) -> Iterator[Finding]:
                 name=named.name, gpu=card.name, micro=plan.micro_batch, times=plan.accumulation,
                 share=SHARE, hours=tokens / (SHARE * plan.bound) / 3600),
             source="pygpt.planning: memory, roofline",
-            command=cli.command("train", "--preset", named.preset, "--dry-run"),
+            command=cli.command(
+                "train", "--preset", named.preset, "--dry-run", "--card", card.name
+            ),
         )  # fmt: skip
 
 

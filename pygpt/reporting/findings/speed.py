@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pygpt.planning.cards import Card, find_card
 from pygpt.reporting.findings.finding import Finding, Subject
 from pygpt.reporting.language import msg
 from pygpt.reporting.runlog import Floats, RunLog
 from pygpt.utils import cli
-
-if TYPE_CHECKING:
-    from pygpt.planning.hardware import Card
 
 A100_FLOPS = 312e12
 """What nanoGPT divides by, whatever the GPU."""
@@ -148,8 +145,4 @@ def _mfu(subject: Subject) -> Iterator[Finding]:
 
 def card_of(log: RunLog) -> Card | None:
     """The data sheet of the run's GPU; None where it is unknown or has none."""
-    if not log.facts.card:
-        return None
-    from pygpt.planning.hardware import CARDS
-
-    return next((card for card in CARDS if card.is_meant_by(log.facts.card)), None)
+    return find_card(log.facts.card) if log.facts.card else None
