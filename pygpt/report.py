@@ -19,6 +19,7 @@ from pygpt.reporting.page import text
 from pygpt.reporting.page.html import render
 from pygpt.reporting.readers.nanogpt import read_config, use_config
 from pygpt.reporting.runlog import Facts, LogBuilder
+from pygpt.reporting.writing import PROMPTS
 from pygpt.utils import cli
 from pygpt.utils.errors import InputError
 from pygpt.utils.files import replace_text
@@ -68,6 +69,10 @@ class ReportConfig:
     """Tokens of the training split."""
     steps: tuple[int, ...] = ()
     """Steps to project to. Default: the planned end; of a finished run 2 and 3⅓ times that."""
+    completions: int = 0
+    """Prompts, at most 5, for the run's newest checkpoint to continue."""
+    compare: str | None = None
+    """Model whose completions stand beside the run's: "gpt2", or what `pygpt.sample` takes."""
     watch: bool = False
     """Write the report again every 30 seconds, until the run ends or Ctrl-C."""
     json: bool = False
@@ -81,6 +86,16 @@ class ReportConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
+        if not 0 <= self.completions <= len(PROMPTS):
+            raise InputError(
+                f"completions must be from 0 to {len(PROMPTS)}, got {self.completions}"
+            )
+        if self.compare and not self.completions:
+            raise InputError("--compare is for completions; give --completions 3 too")
+        if self.watch and self.completions:
+            raise InputError(
+                "--completions would load the model every 30 seconds with --watch; give one of them"
+            )
         if self.watch and self.json:
             raise InputError("--watch refreshes a page, --json prints once; give one of them")
 
@@ -92,7 +107,7 @@ def main() -> None:
     language = Language(config.language)
     facts = _facts(config)
     while True:
-        reports = build(config.paths, facts, config.steps)
+        reports = build(config.paths, facts, config.steps, config.completions, config.compare)
         running = config.watch and any(report.log.may_go_on for report in reports)
         if config.json:
             print(json.dumps(as_fields(reports, language), indent=2, ensure_ascii=False))

@@ -14,6 +14,7 @@ from pygpt.reporting.projection import outlook
 from pygpt.reporting.readers import read_log
 from pygpt.reporting.runlog import Facts, RunLog
 from pygpt.reporting.schedule import schedule_of
+from pygpt.reporting.writing import Writing, write
 
 ASSUMED = "assumed: GPT-2's, padded"
 
@@ -36,20 +37,29 @@ class RunReport:
         return [finding for _, of in self.sections for finding in of]
 
 
-def build(paths: tuple[Path, ...], facts: Facts, steps: tuple[int, ...] = ()) -> list[RunReport]:
+def build(
+    paths: tuple[Path, ...],
+    facts: Facts,
+    steps: tuple[int, ...] = (),
+    completions: int = 0,
+    compare: str | None = None,
+) -> list[RunReport]:
     """Read and judge runs.
 
     Args:
         paths: logs or run directories.
         facts: what flags say, which has precedence over the logs.
         steps: to project to; by default the planned end, then 2 and 3⅓ times that.
+        completions: prompts for each run's model to continue; see `pygpt.reporting.writing`.
+        compare: the model whose completions stand beside them.
 
     Raises:
         InputError: a log can't be read.
     """
     logs = [read_log(path) for path in paths]
     _tell_apart(logs)
-    return [_judge(log, facts, steps) for log in logs]
+    writings = [write(log.path, completions, compare) if completions else None for log in logs]
+    return [_judge(log, facts, steps, writing) for log, writing in zip(logs, writings, strict=True)]
 
 
 def _tell_apart(logs: list[RunLog]) -> None:
@@ -60,13 +70,13 @@ def _tell_apart(logs: list[RunLog]) -> None:
             log.name = f"{log.name} ({i + 1})"
 
 
-def _judge(log: RunLog, facts: Facts, steps: tuple[int, ...]) -> RunReport:
+def _judge(log: RunLog, facts: Facts, steps: tuple[int, ...], writing: Writing | None) -> RunReport:
     for name, value in facts.known().items():
         log.facts.put(name, value, facts.sources[name])
     if log.facts.vocab_size is None and log.facts.n_embd is not None:
         log.facts.put("vocab_size", 50304, ASSUMED)
     schedule = schedule_of(log)
-    subject = Subject(log, _model(log.facts), schedule, outlook(log, steps))
+    subject = Subject(log, _model(log.facts), schedule, outlook(log, steps), writing)
     return RunReport(subject, findings.sections(subject))
 
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from pygpt.reporting.findings import course, distance, hardware, health, model, next_steps, speed
+from pygpt.reporting.findings import (
+    course,
+    distance,
+    hardware,
+    health,
+    model,
+    next_steps,
+    speed,
+    writing,
+)
 from pygpt.reporting.findings.finding import VERDICTS, Finding, Subject
 from pygpt.reporting.language import Message, msg
 
@@ -13,6 +22,7 @@ SECTIONS = (
     (msg("How fast"), speed),
     (msg("What the GPU allows"), hardware),
     (msg("How far from GPT-2"), distance),
+    (msg("What it writes"), writing),
     (msg("What next"), next_steps),
 )
 

@@ -10,6 +10,7 @@ from pygpt.reporting.language import Message
 from pygpt.reporting.projection import Outlook
 from pygpt.reporting.runlog import RunLog
 from pygpt.reporting.schedule import Schedule
+from pygpt.reporting.writing import Writing
 
 Verdict = Literal["good", "note", "problem", "unknown"]
 VERDICTS: tuple[Verdict, ...] = ("problem", "note", "good", "unknown")
@@ -44,6 +45,8 @@ class Subject:
     schedule: Schedule | None
     outlook: Outlook
     """Projections and their backtest."""
+    writing: Writing | None = None
+    """None where no completions were asked for."""
 
     @property
     def n_params(self) -> int | None:

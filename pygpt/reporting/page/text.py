@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
@@ -29,9 +31,9 @@ def markdown(reports: list[RunReport], language: Language) -> str:
             lines += ["", f"## {language(title)}", ""]
             for finding in findings:
                 name = language(VERDICT_NAMES[finding.verdict])
-                lines.append(f"- **{name}**: {language(finding.text)}")
+                lines.append(f"- **{name}**: {_as_written(language(finding.text))}")
                 lines += [
-                    f"  - {language(label)}: {language(message)}"
+                    f"  - {language(label)}: {_as_written(language(message))}"
                     for label, message in (
                         (msg("Evidence"), finding.evidence),
                         (msg("Threshold"), finding.threshold),
@@ -47,6 +49,11 @@ def markdown(reports: list[RunReport], language: Language) -> str:
         names = [report.log.name for report in reports]
         lines += _table([language(msg("Setting")), *names], [[k, *v] for k, v in rows.items()])
     return "\n".join(lines) + "\n"
+
+
+def _as_written(text: str) -> str:
+    """Escape what Markdown would read as markup: a model may write anything."""
+    return re.sub(r"([\\`*<\[])", r"\\\1", text)
 
 
 def _outlook(report: RunReport, language: Language) -> list[str]:
@@ -108,6 +115,9 @@ def show(console: Console, reports: list[RunReport], language: Language) -> None
             sign = Text(f"{SIGNS[finding.verdict]} ", style=COLORS[finding.verdict])
             sign.append(language(finding.text), style="default")
             console.print(Padding(sign, (0, 0, 0, 2)))
+            if finding.id == "completion" and finding.evidence:
+                figures = Text(language(finding.evidence), style="dim")
+                console.print(Padding(figures, (0, 0, 0, 6)))
             if finding.verdict == "problem" and finding.command:
                 console.print(f"      {finding.command}", markup=False, soft_wrap=True)
         good = [finding for finding in report.findings if finding.verdict == "good"]
