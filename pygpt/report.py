@@ -13,16 +13,14 @@ from rich.console import Console
 
 from pygpt.config import from_preset, toml_file
 from pygpt.planning.cards import named_card
-from pygpt.reporting.build import RunReport, as_fields, build
+from pygpt.reporting.build import as_fields, build
 from pygpt.reporting.language import Language
-from pygpt.reporting.page import text
-from pygpt.reporting.page.html import render
+from pygpt.reporting.page import files, text
 from pygpt.reporting.readers.nanogpt import read_config, use_config
 from pygpt.reporting.runlog import Facts, LogBuilder
 from pygpt.reporting.writing import PROMPTS
 from pygpt.utils import cli
 from pygpt.utils.errors import InputError
-from pygpt.utils.files import replace_text
 
 SECONDS = 30
 SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size", "batch_tokens", "max_steps")
@@ -112,7 +110,8 @@ def main() -> None:
         if config.json:
             print(json.dumps(as_fields(reports, language), indent=2, ensure_ascii=False))
         if not config.json or config.out:
-            page = _write(reports, config, language, SECONDS if running else None)
+            out = config.out or _default_out(config.paths[0])
+            page = files.write(out, reports, language, SECONDS if running else None)
         if not config.json:
             console = Console()
             text.show(console, reports, language)
@@ -141,21 +140,8 @@ def _facts(config: ReportConfig) -> Facts:
     return log.facts
 
 
-def _write(
-    reports: list[RunReport], config: ReportConfig, language: Language, refresh: int | None
-) -> Path:
-    """The three files; returns the page's path."""
-    first = config.paths[0]
-    out = config.out or (first if first.is_dir() else first.with_name(f"{first.stem}-report"))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        fields = json.dumps(as_fields(reports, language), indent=2, ensure_ascii=False)
-        replace_text(out / "report.json", fields + "\n")
-        replace_text(out / "report.md", text.markdown(reports, language))
-        replace_text(out / "report.html", render(reports, language, refresh))
-    except OSError as error:
-        raise InputError(f"can't write to {out} ({error}); give another --out") from error
-    return out / "report.html"
+def _default_out(first: Path) -> Path:
+    return first if first.is_dir() else first.with_name(f"{first.stem}-report")
 
 
 if __name__ == "__main__":
