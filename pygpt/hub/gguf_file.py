@@ -14,6 +14,7 @@ import numpy as np
 
 from pygpt.hub import layout
 from pygpt.hub.tokenizer_files import gpt2_merges, token_strings
+from pygpt.tokenizers.chat import END_OF_TURN, JINJA_TEMPLATE, special_ids
 from pygpt.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -106,7 +107,9 @@ def _add_tokenizer(writer: Any, tokenizer: Tokenizer, vocab_size: int) -> None:
             "the tokenizers gpt2 and bytes; take --format hf or onnx"
         )
     types = [gguf.TokenType.NORMAL] * info.n_vocab
-    types[info.end_of_text] = gguf.TokenType.CONTROL
+    special = special_ids(info)
+    for index in (info.end_of_text, *special.values()):
+        types[index] = gguf.TokenType.CONTROL
     padding = range(info.n_vocab, vocab_size)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
@@ -116,3 +119,6 @@ def _add_tokenizer(writer: Any, tokenizer: Tokenizer, vocab_size: int) -> None:
     writer.add_bos_token_id(info.end_of_text)
     writer.add_eos_token_id(info.end_of_text)
     writer.add_add_bos_token(False)
+    if special:
+        writer.add_eot_token_id(special[END_OF_TURN])
+        writer.add_chat_template(JINJA_TEMPLATE)

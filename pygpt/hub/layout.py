@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pygpt.config import GPTConfig
+from pygpt.tokenizers.chat import END_OF_TURN, special_ids
 from pygpt.tokenizers.info import TokenizerInfo
 from pygpt.utils.errors import InputError
 
@@ -218,11 +219,13 @@ def to_config(
 
 
 def to_generation_config(config: GPTConfig, tokenizer: TokenizerInfo) -> dict[str, Any]:
-    """The ``generation_config.json``: padded ids are never sampled, as in pygpt."""
+    """The ``generation_config.json``: padded ids are never sampled, and a chat's turn ends."""
+    end_of_turn = special_ids(tokenizer).get(END_OF_TURN)
+    end = tokenizer.end_of_text
     padding = list(range(tokenizer.n_vocab, config.vocab_size))
     return {
-        "bos_token_id": tokenizer.end_of_text,
-        "eos_token_id": tokenizer.end_of_text,
+        "bos_token_id": end,
+        "eos_token_id": end if end_of_turn is None else [end, end_of_turn],
         **({"suppress_tokens": padding} if padding else {}),
     }
 

@@ -5,7 +5,8 @@
 - ``vocab.json``, ``merges.txt``: GPT-2's own form, which older readers ask for.
 
 All of pygpt's tokenizers are byte-pair encodings to these readers; bytes and chars have no merges.
-One difference remains: the text ``<|endoftext|>`` is one special id there and plain text in pygpt.
+One difference remains: ``<|endoftext|>`` in a text is one special id there and plain text in pygpt,
+and so are the special tokens of the chat template.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pygpt.tokenizers.base import END_OF_TEXT, Tokenizer, get_tokenizer, load_tokenizer
+from pygpt.tokenizers.chat import JINJA_TEMPLATE, SPECIAL_TOKENS, special_ids
 from pygpt.tokenizers.gpt2 import byte_alphabet
 from pygpt.tokenizers.info import TokenizerInfo
 from pygpt.utils.errors import InputError
@@ -49,6 +51,9 @@ def tokenizer_files(tokenizer: Tokenizer, block_size: int) -> dict[str, str]:
         "clean_up_tokenization_spaces": False,
         "model_max_length": block_size,
     }
+    if tokenizer.info.chat is not None:
+        config["additional_special_tokens"] = [*SPECIAL_TOKENS]
+        config["chat_template"] = JINJA_TEMPLATE
     files["tokenizer_config.json"] = json.dumps(config, indent=2) + "\n"
     return files
 
@@ -56,8 +61,9 @@ def tokenizer_files(tokenizer: Tokenizer, block_size: int) -> dict[str, str]:
 @functools.cache
 def _vocabulary_files(info: TokenizerInfo) -> Mapping[str, str]:
     """The files that hold the vocabulary, built once a process: every checkpoint writes them."""
-    tokenizer, name, end = load_tokenizer(info), info.name, info.end_of_text
-    vocab = _ids(tokenizer)
+    tokenizer, name = load_tokenizer(info), info.name
+    special = {END_OF_TEXT: info.end_of_text, **special_ids(info)}
+    vocab = {token: index for token, index in _ids(tokenizer).items() if index <= info.end_of_text}
     merges = gpt2_merges() if name == "gpt2" else []
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     # use_regex: split by GPT-2's pattern before merging
@@ -69,14 +75,15 @@ def _vocabulary_files(info: TokenizerInfo) -> Mapping[str, str]:
         "padding": None,
         "added_tokens": [
             {
-                "id": end,
-                "content": END_OF_TEXT,
+                "id": index,
+                "content": token,
                 "single_word": False,
                 "lstrip": False,
                 "rstrip": False,
                 "normalized": False,
                 "special": True,
             }
+            for token, index in special.items()
         ],
         "normalizer": None,
         "pre_tokenizer": split,
@@ -114,7 +121,9 @@ def token_strings(tokenizer: Tokenizer) -> list[str]:
         "".join(spelled[byte] for byte in tokenizer.decode_bytes([index]))
         for index in range(tokenizer.info.n_vocab)
     ]
-    tokens[tokenizer.info.end_of_text] = END_OF_TEXT
+    info = tokenizer.info
+    for token, index in {END_OF_TEXT: info.end_of_text, **special_ids(info)}.items():
+        tokens[index] = token
     return tokens
 
 

@@ -14,6 +14,7 @@ import codecs
 import functools
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,9 @@ import numpy.typing as npt
 from pygpt.tokenizers.info import TokenizerInfo
 from pygpt.utils.errors import InputError
 from pygpt.utils.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from pygpt.tokenizers.chat import ChatTokenizer
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -39,7 +43,7 @@ class Tokenizer(abc.ABC):
             name=name,
             n_vocab=len(self._tokens),
             end_of_text=len(tokens),
-            hash=_hash_vocabulary(self._tokens),
+            hash=hash_vocabulary(self._tokens),
             characters=characters,
         )
 
@@ -129,6 +133,8 @@ def load_tokenizer(info: TokenizerInfo) -> Tokenizer:
         InputError: the name is unknown, or this installation's vocabulary is another one.
     """
     tokenizer = _from_characters(info.characters) if info.characters else get_tokenizer(info.name)
+    if info.chat is not None:
+        tokenizer = chat_tokenizer(tokenizer)
     if tokenizer.info != info:
         raise InputError(
             f"the tokenizer {info.name!r} was recorded as {_describe(info)} and is here "
@@ -142,6 +148,18 @@ def _from_characters(characters: str) -> Tokenizer:
     from pygpt.tokenizers.chars import CharTokenizer
 
     return CharTokenizer(characters)
+
+
+@functools.cache
+def chat_tokenizer(base: Tokenizer) -> ChatTokenizer:
+    """The tokenizer with the special tokens of the chat template; itself if it has them.
+
+    Raises:
+        InputError: see `pygpt.tokenizers.chat.ChatTokenizer`.
+    """
+    from pygpt.tokenizers.chat import ChatTokenizer
+
+    return base if isinstance(base, ChatTokenizer) else ChatTokenizer(base)
 
 
 class StreamDecoder:
@@ -183,7 +201,7 @@ def last_safe_break(text: str) -> int:
     return 0
 
 
-def _hash_vocabulary(tokens: Sequence[bytes]) -> str:
+def hash_vocabulary(tokens: Sequence[bytes]) -> str:
     """SHA-256 over every token in the order of ids, each behind its length (4 bytes, little)."""
     digest = hashlib.sha256()
     for token in tokens:

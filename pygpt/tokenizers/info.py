@@ -18,6 +18,17 @@ class TokenizerInfo:
     """SHA-256 over the vocabulary: what makes ids comparable."""
     characters: str | None = None
     """The table of the tokenizer "chars"; None for the others."""
+    chat: str | None = None
+    """The chat template whose special tokens are the ids behind end-of-text; None without one."""
+
+    def extends(self, other: TokenizerInfo) -> bool:
+        """Whether every id of `other` means the same here: equal, or plus a chat template."""
+        return self == other or (
+            self.chat is not None
+            and other.chat is None
+            and (self.name, self.end_of_text, self.characters)
+            == (other.name, other.end_of_text, other.characters)
+        )
 
     def fields(self) -> dict[str, Any]:
         """What is stored as JSON: ``TokenizerInfo(**fields)`` reads it back."""

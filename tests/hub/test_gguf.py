@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from pygpt import GPT, GPTConfig, InputError
-from pygpt.tokenizers.base import Tokenizer, get_tokenizer
+from pygpt.tokenizers.base import Tokenizer, chat_tokenizer, get_tokenizer
+from pygpt.tokenizers.chat import JINJA_TEMPLATE, Message, special_ids
 
 gguf = pytest.importorskip("gguf", reason="waits for the package gguf: pip install gguf")
 from pygpt.hub import gguf_file  # noqa: E402
@@ -45,7 +46,7 @@ def make_model(seed: int, tokenizer: Tokenizer, *, bias: bool = True) -> GPT:
 
 
 @contextlib.contextmanager
-def llama_server(model: Path) -> Iterator[str]:
+def llama_server(model: Path, *flags: str) -> Iterator[str]:
     """llama.cpp's server on a free port of this machine; yields its address."""
     assert LLAMA is not None
     assert LLAMA.origin is not None
@@ -55,7 +56,7 @@ def llama_server(model: Path) -> Iterator[str]:
         port = taken.getsockname()[1]
     command = [
         str(root / "bin/llama-server"), "-m", str(model), "--host", "127.0.0.1", "--port",
-        str(port), "-t", "1", "-c", "64", "-np", "1", "--no-webui",
+        str(port), "-t", "1", "-c", "64", "-np", "1", "--no-webui", *flags,
     ]  # fmt: skip
     environment = os.environ | {"LD_LIBRARY_PATH": str(root / "lib")}
     log = model.with_suffix(".log")
@@ -124,6 +125,34 @@ def test_llama_cpp_computes_the_same(
             assert abs(top["logprob"] - expected[top["id"]]) < tolerance
         if dtype == "float32":
             assert answer["tokens"] == greedy(model, ids, 32, ours.info.end_of_text)
+
+
+def test_the_file_has_the_chat_template_and_its_tokens(tmp_path: Path, seed: int) -> None:
+    ours = chat_tokenizer(get_tokenizer("bytes"))
+    path = tmp_path / "model.gguf"
+    gguf_file.write(path, make_model(seed, ours), ours, "float32")
+    fields = gguf.GGUFReader(path).fields
+    assert fields["tokenizer.chat_template"].contents() == JINJA_TEMPLATE
+    assert fields["tokenizer.ggml.eot_token_id"].contents() == ours.end_of_turn
+    tokens = fields["tokenizer.ggml.tokens"].contents()
+    types = fields["tokenizer.ggml.token_type"].contents()
+    for token, index in special_ids(ours.info).items():
+        assert (tokens[index], types[index]) == (token, gguf.TokenType.CONTROL)
+
+
+@needs_llama
+@pytest.mark.parametrize("name", ["gpt2", "bytes"])
+def test_llama_cpp_renders_a_dialogue_to_the_same_ids(seed: int, tmp_path: Path, name: str) -> None:
+    ours = chat_tokenizer(get_tokenizer(name))
+    path = tmp_path / "model.gguf"
+    gguf_file.write(path, make_model(seed, ours), ours, "float32")
+    messages = [Message("system", "Be kind."), Message("user", "naïve  Hi\n"),
+                Message("assistant", "Yo"), Message("user", "😀?")]  # fmt: skip
+    fields = [{"role": each.role, "content": each.content} for each in messages]
+    with llama_server(path, "--jinja") as address:
+        prompt = post(address, "/apply-template", messages=fields)["prompt"]
+        ids = post(address, "/tokenize", content=prompt, parse_special=True)["tokens"]
+    assert ids == ours.encode_prompt(messages)
 
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A checkpoint's tokenizer, as transformers reads it: the same ids and the same text."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from pygpt import GPT, GPTConfig, InputError
 from pygpt.config import TrainConfig
 from pygpt.hub.tokenizer_files import identify, tokenizer_files
 from pygpt.runs import checkpoint
-from pygpt.tokenizers.base import get_tokenizer
+from pygpt.tokenizers.base import chat_tokenizer, get_tokenizer
 from pygpt.tokenizers.chars import CharTokenizer
+from pygpt.tokenizers.chat import ROLES, Message, special_ids
 from pygpt.training.optimizer import build_optimizer
 
 TEXTS = ["Hello  world\n\n x", "naïve 日本語 \t 😀", "  lead", "a's 12 <b> ½", "", "\x00\r\n"]
@@ -20,6 +22,8 @@ TOKENIZERS = {
     "gpt2": get_tokenizer("gpt2"),
     "bytes": get_tokenizer("bytes"),
     "chars": CharTokenizer("".join(TEXTS) + "The"),
+    "gpt2-chat": chat_tokenizer(get_tokenizer("gpt2")),
+    "bytes-chat": chat_tokenizer(get_tokenizer("bytes")),
 }
 READERS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 
@@ -51,6 +55,28 @@ def test_auto_tokenizer_gives_the_same_ids_and_text(
         ids = theirs(text)["input_ids"]
         assert ids == ours.encode(text)
         assert theirs.decode(ids) == text
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bytes"])
+def test_the_chat_template_gives_the_same_ids(
+    directories: dict[str, Path], name: str, seed: int
+) -> None:
+    draw = random.Random(seed)
+    texts = [*TEXTS[:-1], "", "\n\nleading", "trailing \n"]
+    messages = [Message(draw.choice(ROLES), draw.choice(texts)) for _ in range(8)]
+    fields = [{"role": each.role, "content": each.content} for each in messages]
+    ours = chat_tokenizer(get_tokenizer(name))
+    theirs = transformers.AutoTokenizer.from_pretrained(directories[f"{name}-chat"])
+    conversation, _ = ours.encode_conversation(messages)
+    assert theirs.apply_chat_template(fields)["input_ids"] == conversation.tolist()
+    prompt = theirs.apply_chat_template(fields, add_generation_prompt=True)["input_ids"]
+    assert prompt == ours.encode_prompt(messages)
+    with pytest.raises(Exception, match="unknown role tool"):
+        theirs.apply_chat_template([{"role": "tool", "content": "x"}])
+    ids = special_ids(ours.info)
+    assert {token: theirs.convert_tokens_to_ids(token) for token in ids} == ids
+    stored = transformers.GenerationConfig.from_pretrained(directories[f"{name}-chat"])
+    assert stored.eos_token_id == [ours.info.end_of_text, ours.end_of_turn]
 
 
 def test_the_slow_readers_files_are_gpt2s_own(directories: dict[str, Path]) -> None:
