@@ -48,8 +48,12 @@ class EvalConfig:
     """Tasks of lm-evaluation-harness, with commas between; it fetches them itself."""
     examples: int | None = None
     """Read only so many examples of each task, the first ones. Default: all."""
-    data: Path | None = None
-    """Dataset directory. Default: the one the run was trained on."""
+    data: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Dataset directory; several as --data A:0.7 --data B:0.3. Default: what the run was trained
+    on."""
+    tokenizer: str | None = None
+    """Whose ids they are, gpt2 or bytes, for --data without dataset.json. Default: gpt2, if the ids
+    don't contradict that."""
     split: str = "val"
     """Split to read."""
     tokens: int | None = None

@@ -90,7 +90,8 @@ def run_train(
     def start(out: str, *flags: str) -> Run:
         run = Run(tmp_path / out)
         tiny = request.module.TINY
-        command = ["train", *tiny, "--data", str(data), "--out", str(run.path), *flags]
+        named = [] if {"--data", "--resume"} & {*flags} else ["--data", str(data)]
+        command = ["train", *tiny, *named, "--out", str(run.path), *flags]
         monkeypatch.setattr(sys, "argv", command)
         train.main()
         return run

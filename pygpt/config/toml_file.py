@@ -57,12 +57,21 @@ def _unknown(name: str, names: list[str]) -> str:
 
 def _checked(path: Path, name: str, value: Any, type_: Any) -> Any:
     """Check one value against its field's type; TOML has no paths, and writes 1.0 as 1 too."""
+    if type_ == tuple[str, ...]:  # one text stands for a list of one
+        texts = value if isinstance(value, list) else [value]
+        if "" in texts:
+            raise InputError(f"{path}: {name} is empty; give a path, or leave the line out")
+        return tuple(_of_type(path, name, texts, list[str]))
     if Path in get_args(type_) and isinstance(value, str):
         if not value:
             raise InputError(f"{path}: {name} is empty; give a path, or leave the line out")
         return Path(value)
     if type_ is float and type(value) is int:
         return float(value)
+    return _of_type(path, name, value, type_)
+
+
+def _of_type(path: Path, name: str, value: Any, type_: Any) -> Any:
     try:
         if isinstance(value, bool) and bool not in (type_, *get_args(type_)):
             raise typeguard.TypeCheckError("bool is not expected")

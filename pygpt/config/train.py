@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 import tomli_w
+import tyro
 
+from pygpt.config.data_parts import DataPart, parse_data
 from pygpt.config.gpt import GPTConfig
 from pygpt.utils.errors import InputError, check_seed
 
@@ -28,8 +30,12 @@ class TrainConfig:
     preset: str = "auto"
     """Where all values start from: stdlib-cpu, stdlib-gpu, shakespeare-char, owt-30m, fineweb-40m,
     gpt2, gpt2-medium, gpt2-large or gpt2-xl. "auto" takes stdlib-gpu or stdlib-cpu."""
-    data: Path | None = None
-    """Dataset directory of pygpt.prepare, nanoGPT or llm.c. The stdlib presets make their own."""
+    data: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Dataset directory of pygpt.prepare, nanoGPT or llm.c; several with their shares of each batch
+    as --data A:0.7 --data B:0.3. The stdlib presets make their own."""
+    tokenizer: str | None = None
+    """Whose ids they are, gpt2 or bytes, where there is no dataset.json. Default: gpt2, if the ids
+    don't contradict that."""
     init_from: str | None = None
     """Start from the weights of a model, whose layers, heads, width and biases are taken: gpt2,
     gpt2-medium …, OWNER/NAME on the Hub, a run, or a directory. Default: fresh weights."""
@@ -120,6 +126,7 @@ class TrainConfig:
     """Text that the sample at the end starts with."""
 
     def __post_init__(self) -> None:
+        parse_data(self.data)
         positive = (
             "batch_tokens", "max_steps", "eval_interval", "eval_tokens", "log_interval",
             "checkpoint_interval", "keep_checkpoints", "learning_rate", "block_size",
@@ -169,6 +176,11 @@ class TrainConfig:
             raise InputError(
                 f"decay_from={self.decay_from} needs --schedule wsd, and this is {self.schedule}"
             )
+
+    @property
+    def data_parts(self) -> tuple[DataPart, ...]:
+        """The datasets of `data`."""
+        return parse_data(self.data)
 
     def model(self, vocab_size: int) -> GPTConfig:
         """The model this run trains, for an embedding table of `vocab_size` rows."""
@@ -224,8 +236,10 @@ class TrainConfig:
         values = {
             name: str(value) if isinstance(value, Path) else value
             for name, value in dataclasses.asdict(self).items()
-            if value is not None
+            if value not in (None, ())
         }
+        if len(self.data) == 1:
+            values["data"] = self.data[0]
         return tomli_w.dumps(values)
 
 

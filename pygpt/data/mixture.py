@@ -8,15 +8,17 @@ by itself, because after each period of rows all datasets got exactly their shar
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pygpt.config.data_parts import DataPart
 from pygpt.data.dataset import TokenDataset
 from pygpt.data.sampler import BatchSampler, Buffer
 from pygpt.utils.errors import InputError
@@ -25,12 +27,78 @@ from pygpt.utils.errors import InputError
 _RESOLUTION = 1000
 
 
-class MixtureSampler:
-    """Which windows of several datasets make batch k; the interface of `BatchSampler`.
+class Mixture:
+    """One split of several datasets, with their shares; for several what `TokenDataset` is for one.
 
     Args:
         datasets: with one tokenizer.
-        weights: share of the rows that each dataset gets; they need not sum to 1.
+        weights: one for each dataset; they need not sum to 1.
+
+    Attributes:
+        datasets: as given.
+        shares: the weights as parts of 1, to one thousandth.
+        names: one for each dataset: the last part of its path, or the path where two end alike.
+        split: the first dataset's.
+        tokenizer: whose ids these are.
+        checksum: of all ids and shares.
+
+    Raises:
+        InputError: other weights than one positive number for each dataset, or datasets of
+            different tokenizers.
+    """
+
+    def __init__(self, datasets: Sequence[TokenDataset], weights: Sequence[float]) -> None:
+        self.datasets = tuple(datasets)
+        self.shares = _shares(datasets, weights)
+        self.split = datasets[0].split
+        self.tokenizer = datasets[0].tokenizer
+        names = [dataset.path.resolve().name for dataset in datasets]
+        unique = len(set(names)) == len(names)
+        self.names = names if unique else [str(dataset.path) for dataset in datasets]
+        described = (f"{d.checksum} {s}" for d, s in zip(datasets, self.shares, strict=True))
+        self.checksum = hashlib.sha256("\n".join(described).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        """Ids in all of the datasets."""
+        return sum(map(len, self.datasets))
+
+    def __str__(self) -> str:
+        """Paths and shares."""
+        shares = zip(self.datasets, self.shares, strict=True)
+        return ", ".join(f"{dataset.path} ({float(share):.1%})" for dataset, share in shares)
+
+
+Split: TypeAlias = TokenDataset | Mixture
+"""What a run trains or is evaluated on."""
+
+
+def parts_of(split: Split) -> list[tuple[TokenDataset, Fraction]]:
+    """The datasets of a split with their shares; a dataset alone has the share 1."""
+    if isinstance(split, Mixture):
+        return list(zip(split.datasets, split.shares, strict=True))
+    return [(split, Fraction(1))]
+
+
+def open_split(parts: Sequence[DataPart], split: str, tokenizer: str | None = None) -> Split:
+    """A split of one dataset, or of several as a `Mixture`.
+
+    Args:
+        parts: paths and weights, one at least.
+        split: "train", "val" or another split that each has.
+        tokenizer: see `TokenDataset`.
+
+    Raises:
+        InputError: see `TokenDataset` and `Mixture`.
+    """
+    datasets = [TokenDataset(part.path, split, tokenizer=tokenizer) for part in parts]
+    return datasets[0] if len(parts) == 1 else Mixture(datasets, [part.weight for part in parts])
+
+
+class MixtureSampler:
+    """Which windows of a mixture make batch k; the interface of `BatchSampler`.
+
+    Args:
+        mixture: the datasets and their shares of the rows.
         batch_size: sequences in the global batch B, over all ranks.
         block_size: positions T in a sequence.
         seed: see `BatchSampler`; dataset i is shuffled by seed + i.
@@ -44,14 +112,12 @@ class MixtureSampler:
             once.
 
     Raises:
-        InputError: other weights than one positive number for each dataset, datasets of different
-            tokenizers, or what `BatchSampler` refuses.
+        InputError: what `BatchSampler` refuses.
     """
 
     def __init__(
         self,
-        datasets: Sequence[TokenDataset],
-        weights: Sequence[float],
+        mixture: Mixture,
         batch_size: int,
         block_size: int,
         *,
@@ -61,7 +127,6 @@ class MixtureSampler:
         sampling: str = "permutation",
         read_ahead: bool = True,
     ) -> None:
-        shares = _shares(datasets, weights)
         if not 0 <= rank < world_size or batch_size < 1 or batch_size % world_size:
             raise InputError(
                 f"rank {rank} of {world_size} can't take an equal part of {batch_size} sequences"
@@ -76,16 +141,16 @@ class MixtureSampler:
                 sampling=sampling,
                 read_ahead=read_ahead,
             )
-            for at, dataset in enumerate(datasets)
+            for at, dataset in enumerate(mixture.datasets)
         ]
-        self._pattern = _deal(shares)
+        self._pattern, self._before = _deal(mixture.shares)
         self._batch_size = batch_size
         self._rows = batch_size // world_size
         self._first = rank * self._rows
         self._block_size = block_size
         self.tokens_per_epoch = min(
             int(sampler.tokens_per_epoch / share)
-            for sampler, share in zip(self._samplers, shares, strict=True)
+            for sampler, share in zip(self._samplers, mixture.shares, strict=True)
         )
 
     @overload
@@ -119,33 +184,7 @@ class MixtureSampler:
         """The dataset of a row, and how many rows that dataset had before it."""
         period, at = divmod(row, len(self._pattern))
         dataset = int(self._pattern[at])
-        before = int(np.count_nonzero(self._pattern[:at] == dataset))
-        return dataset, period * int(np.count_nonzero(self._pattern == dataset)) + before
-
-
-def parse_mixture(texts: Sequence[str]) -> list[tuple[str, float]]:
-    """``["data/a:0.7", "data/b:0.3"]`` as paths with weights; a path alone has the weight 1.
-
-    Raises:
-        InputError: a weight that is not a positive number, or a path that is given twice.
-    """
-    mixture = []
-    for text in texts:
-        path, colon, weight = text.rpartition(":")
-        if not colon:
-            path, weight = text, "1"
-        try:
-            value = float(weight)
-        except ValueError:
-            value = math.nan
-        if not (path and 0 < value < math.inf):
-            raise InputError(f"--data {text}: write PATH:WEIGHT with a positive number, like A:0.7")
-        mixture.append((path, value))
-    paths = [path for path, _ in mixture]
-    for path in paths:
-        if paths.count(path) > 1:
-            raise InputError(f"--data {path} is given twice; give it once with the sum of weights")
-    return mixture
+        return dataset, period * int(self._before[-1, dataset]) + int(self._before[at, dataset])
 
 
 def _shares(datasets: Sequence[TokenDataset], weights: Sequence[float]) -> list[Fraction]:
@@ -172,13 +211,32 @@ def _shares(datasets: Sequence[TokenDataset], weights: Sequence[float]) -> list[
     return [Fraction(part, sum(parts)) for part in parts]
 
 
-def _deal(shares: Sequence[Fraction]) -> NDArray[np.intp]:
-    """The dataset of each row of one period, (period,): each gets its share as evenly as can be."""
+def _deal(shares: Sequence[Fraction]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Deal the rows of one period to the datasets, each its share as evenly as can be.
+
+    Returns:
+        The dataset of each row, (period,), and how many rows each dataset had before each row,
+        (period + 1, datasets).
+    """
     period = math.lcm(*(share.denominator for share in shares))
     given = [0] * len(shares)
     pattern = np.empty(period, np.intp)
+    before = np.zeros((period + 1, len(shares)), np.intp)
     for row in range(period):
         deficits = [share * (row + 1) - had for share, had in zip(shares, given, strict=True)]
         pattern[row] = dataset = deficits.index(max(deficits))
         given[dataset] += 1
-    return pattern
+        before[row + 1] = given
+    return pattern, before
+
+
+def sampler_of(
+    split: Split,
+    batch_size: int,
+    block_size: int,
+    **options: Any,
+) -> BatchSampler | MixtureSampler:
+    """The sampler of a split; see `BatchSampler` for the options."""
+    if isinstance(split, Mixture):
+        return MixtureSampler(split, batch_size, block_size, **options)
+    return BatchSampler(split, batch_size, block_size, **options)

@@ -111,7 +111,8 @@ def write(path: Path, n_prompts: int, compare: str | None = None) -> Writing:
         except InputError as error:
             refused.append((name, str(error)))
     writing = Writing(tuple(found), tuple(refused))
-    return _search(writing, config.data, tokenizers) if found else writing
+    data = config.data_parts[0].path if len(config.data_parts) == 1 else None
+    return _search(writing, data, tokenizers) if found else writing
 
 
 def _complete(
@@ -184,7 +185,7 @@ def _search(writing: Writing, data: Path | None, tokenizers: dict[str, Tokenizer
 
     try:
         if data is None:
-            raise InputError("the run's configuration names no data")
+            raise InputError("the run's configuration does not name one dataset")
         dataset = TokenDataset(data, "train")
     except InputError as error:
         return dataclasses.replace(writing, not_searched=str(error))

@@ -21,7 +21,7 @@ def training_facts(checkpoint: Path) -> dict[str, str]:
     lines = [line for line in run.read_metrics() if line["step"] == state.step]
     train_loss = lines[-1].get("train_loss") if lines else None
     facts = {
-        "data": config.data.name if config.data else config.preset,
+        "data": ", ".join(part.path.name for part in config.data_parts) or config.preset,
         "steps": f"{state.step:,} of {config.max_steps:,}",
         "tokens": f"{state.step * config.batch_tokens:,} ({config.batch_tokens:,} a step)",
         "learning rate": f"{config.learning_rate:g}, peak",

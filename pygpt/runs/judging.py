@@ -11,9 +11,12 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from pygpt.data import TokenDataset
+from pygpt.config import TrainConfig
+from pygpt.config.data_parts import parse_data
+from pygpt.data.mixture import Mixture, Split, open_split
 from pygpt.evaluation.language_model import LanguageModel, PygptModel, TransformersModel
-from pygpt.evaluation.loss import Evaluation, evaluate
+from pygpt.evaluation.loss import Evaluation
+from pygpt.evaluation.mixture import MixtureEvaluation, evaluate_split
 from pygpt.evaluation.results import Result
 from pygpt.evaluation.tasks import documents, get_task
 from pygpt.hub import huggingface
@@ -31,7 +34,9 @@ class Options(Protocol):
     """The options of the eval command that this module reads; see there."""
 
     @property
-    def data(self) -> Path | None: ...
+    def data(self) -> tuple[str, ...]: ...
+    @property
+    def tokenizer(self) -> str | None: ...
     @property
     def split(self) -> str: ...
     @property
@@ -72,12 +77,12 @@ class Judge:
         options, (directory,) = self.options, self.places.values()
         assert directory is not None
         model, tokenizer = huggingface.load(directory, self.device, impl=options.impl)
-        dataset = TokenDataset(options.data or trained_on(directory), split=options.split)
+        dataset = self._open_split(directory)
         _check_tokenizer(directory, tokenizer, dataset)
         logger.info("evaluating on %s, %s", self.device, model.impl)
         start = time.perf_counter()
         with self._computing(), ProgressBar("evaluating", 100, unit="%") as bar:
-            result = evaluate(
+            result = evaluate_split(
                 model,
                 dataset,
                 block_size=options.block_size,
@@ -88,7 +93,7 @@ class Judge:
             )
         seconds = time.perf_counter() - start
         lines = [
-            f"{directory} on {dataset.path}, {options.split}:",
+            f"{directory} on {_describe(dataset)}, {options.split}:",
             f"{result}, {result.tokens:,} tokens in {seconds:.1f} s",
         ]
         return _as_fields(result, dataset, directory, seconds), lines
@@ -120,10 +125,24 @@ class Judge:
         items: Sequence[Any] = get_task(task).read(self.options.task_data)
         return items[: self.options.examples]
 
+    def _open_split(self, directory: Path) -> Split:
+        """The split of --data, or of what the run of a checkpoint was trained on."""
+        options = self.options
+        if options.data:
+            return open_split(parse_data(options.data), options.split, options.tokenizer)
+        config = trained_by(directory)
+        tokenizer = options.tokenizer or config.tokenizer
+        return open_split(config.data_parts, options.split, tokenizer)
+
     def _documents(self) -> list[str]:
         first = next(iter(self.places.values()))
         assert first is not None
-        dataset = TokenDataset(self.options.data or trained_on(first), split=self.options.split)
+        dataset = self._open_split(first)
+        if isinstance(dataset, Mixture):
+            raise InputError(
+                "a table compares models on one dataset, and these are "
+                f"{len(dataset.datasets)}: say which with --data DIR"
+            )
         return documents.read(dataset, self.options.tokens)[: self.options.examples]
 
     def _of_model(
@@ -193,34 +212,39 @@ class Judge:
             ) from error
 
 
-def trained_on(directory: Path) -> Path:
-    """The dataset of the run that a checkpoint belongs to.
+def trained_by(directory: Path) -> TrainConfig:
+    """The run that a checkpoint belongs to.
 
     Raises:
-        InputError: it belongs to none.
+        InputError: it belongs to none, or that names no data.
     """
     run = Run(directory.resolve().parent.parent)  # the directory may be given as "."
-    data = run.config().data if run.started else None
-    if data is None:
+    config = run.config() if run.started else None
+    if config is None or not config.data:
         raise InputError(f"{directory} belongs to no run: say which dataset with --data DIR")
-    return data
+    return config
 
 
-def _check_tokenizer(directory: Path, tokenizer: TokenizerInfo, dataset: TokenDataset) -> None:
+def _check_tokenizer(directory: Path, tokenizer: TokenizerInfo, dataset: Split) -> None:
     if tokenizer != dataset.tokenizer:
         raise InputError(
-            f"{directory} was trained with the tokenizer {tokenizer.name!r} and {dataset.path} "
-            f"holds ids of {dataset.tokenizer.name!r}; prepare the text with --tokenizer "
-            f"{tokenizer.name}"
+            f"{directory} was trained with the tokenizer {tokenizer.name!r} and "
+            f"{_describe(dataset)} holds ids of {dataset.tokenizer.name!r}; prepare the text with "
+            f"--tokenizer {tokenizer.name}"
         )
 
 
+def _describe(split: Split) -> str:
+    return str(split) if isinstance(split, Mixture) else str(split.path)
+
+
 def _as_fields(
-    result: Evaluation, dataset: TokenDataset, directory: Path, seconds: float
+    result: Evaluation, dataset: Split, directory: Path, seconds: float
 ) -> dict[str, object]:
+    parts = result.parts if isinstance(result, MixtureEvaluation) else {}
     return {
         "model": str(directory),
-        "data": str(dataset.path),
+        "data": _describe(dataset),
         "split": dataset.split,
         "loss": result.loss,
         "perplexity": result.perplexity,
@@ -228,4 +252,5 @@ def _as_fields(
         "tokens": result.tokens,
         "bytes": result.bytes,
         "seconds": seconds,
+        **{f"loss/{name}": part.loss for name, part in parts.items()},
     }

@@ -17,7 +17,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -88,11 +88,23 @@ class Run:
                 "--out"
             ) from error
 
-    def open(self, config: TrainConfig, device: torch.device, step: int) -> None:
+    def open(
+        self,
+        config: TrainConfig,
+        device: torch.device,
+        step: int,
+        data: Sequence[dict[str, Any]] = (),
+    ) -> None:
         """Create or reopen the directory for training from `step` on.
 
         Metrics of later steps, which a killed run may have left, are deleted: those steps are
         trained again.
+
+        Args:
+            config: stored as config.toml.
+            device: described in run.json.
+            step: steps done.
+            data: what run.json records of the datasets.
 
         Raises:
             InputError: a file in it is damaged or can't be written.
@@ -101,7 +113,7 @@ class Run:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             remove_partial(self.checkpoints)
             self._keep_metrics_before(step)
-            self._record_start(device, step)
+            self._record_start(device, step, data)
         self.write_config(config)  # last: a directory with this file is a run
 
     def write_config(self, config: TrainConfig) -> None:
@@ -151,16 +163,18 @@ class Run:
         lines = [json.dumps(line) + "\n" for line in self.read_metrics() if line["step"] <= step]
         replace_text(self.metrics_file, "".join(lines))
 
-    def _record_start(self, device: torch.device, step: int) -> None:
+    def _record_start(
+        self, device: torch.device, step: int, data: Sequence[dict[str, Any]]
+    ) -> None:
         path = self.path / "run.json"
         try:
             from pygpt.runs.environment import describe_environment
 
             starts = json.loads(path.read_bytes()) if path.exists() else []
-            starts = [*starts, describe_environment(device) | {"step": step}]
+            start = describe_environment(device) | {"step": step, "data": list(data)}
         except (ValueError, TypeError) as error:
             raise InputError(f"{path} is damaged ({error}); delete or move it") from error
-        replace_text(path, json.dumps(starts, indent=2) + "\n")
+        replace_text(path, json.dumps([*starts, start], indent=2) + "\n")
 
 
 def list_checkpoints(directory: Path) -> list[Path]:

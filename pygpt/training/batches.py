@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pygpt.config import TrainConfig
-from pygpt.data import BatchSampler, TokenDataset
+from pygpt.data.mixture import Split, sampler_of
 
 
 class _Staging:
@@ -29,9 +29,9 @@ class Batches:
         InputError: the split is shorter than one window.
     """
 
-    def __init__(self, train: TokenDataset, config: TrainConfig, device: torch.device) -> None:
+    def __init__(self, train: Split, config: TrainConfig, device: torch.device) -> None:
         shape = (config.batch_sequences(), config.block_size)
-        self._sampler = BatchSampler(train, *shape, seed=config.seed, sampling=config.sampling)
+        self._sampler = sampler_of(train, *shape, seed=config.seed, sampling=config.sampling)
         self._device = device
         # Two in turn: one is copied to the device while the other is filled.
         self._staging = [_Staging(shape) for _ in range(2)] if device.type == "cuda" else []

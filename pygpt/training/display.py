@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from pygpt.config import TrainConfig
-from pygpt.data import TokenDataset
+from pygpt.data.mixture import Split, parts_of
 from pygpt.evaluation.loss import Evaluation
 from pygpt.planning.hardware import device_name
 from pygpt.planning.resolve import ResolvedConfig
@@ -67,7 +67,7 @@ class Output:
         )
 
 
-def describe(console: Console, run: ResolvedConfig, train_split: TokenDataset) -> None:
+def describe(console: Console, run: ResolvedConfig, train_split: Split) -> None:
     """Print what is trained, on which data, and how."""
     config = run.config
     n_params = run.model.n_params(positions=False)
@@ -78,12 +78,14 @@ def describe(console: Console, run: ResolvedConfig, train_split: TokenDataset) -
         f"{config.preset}: {config.n_layer} layers, {config.n_head} heads, {config.n_embd} wide, "
         f"context {config.block_size}: {n_params / 1e6:.2f} M parameters (positions not counted)",
     )
-    say(
-        console,
-        f"data: {train_split.path}, {len(train_split):,} tokens ({train_split.tokenizer.name}); "
-        f"{config.max_steps} steps of {config.batch_tokens:,} are {total / len(train_split):.2f} "
-        "epochs",
-    )
+    for dataset, share in parts_of(train_split):
+        part = f"{float(share):.1%} " if share != 1 else ""
+        say(
+            console,
+            f"data: {part}{dataset.path}, {len(dataset):,} tokens ({dataset.tokenizer.name}); "
+            f"{config.max_steps} steps of {config.batch_tokens:,} are "
+            f"{float(share) * total / len(dataset):.2f} epochs",
+        )
     say(
         console,
         f"on {name}, {config.dtype}, {run.accumulation} × {run.micro_batch} sequences a step"

@@ -73,8 +73,8 @@ def read_command_line(args: list[str]) -> tuple[TrainConfig, Run, StartOptions]:
         return _resumed(args, out, values)
     name = known.preset or values.get("preset", "auto")
     line = _parse(args, _base(name if name != "auto" else "stdlib-cpu", values))
-    if line.run.data:
-        check_directory(line.run.data)
+    for part in line.run.data_parts:
+        check_directory(part.path)
     if name == "auto" and _has_gpu(line.run.device):
         name = "stdlib-gpu"
         line = _parse(args, _base(name, values))
@@ -97,6 +97,9 @@ def _base(preset: str, values: dict[str, Any]) -> TrainConfig:
 
 
 def _parse(args: list[str], base: TrainConfig) -> CommandLine:
+    # tyro adds the values of a flag that may be repeated to the default's.
+    if any(word.partition("=")[0] == "--data" for word in args):
+        base = dataclasses.replace(base, data=())
     return cli.parse(
         CommandLine,
         prog="python -m pygpt.train",
@@ -130,6 +133,12 @@ def _resumed(
     line = _parse(args, dataclasses.replace(stored, **values))
     config = line.run
     config.check_shapes()
+    weights = [[part.weight for part in each.data_parts] for each in (stored, config)]
+    if weights[0] != weights[1] and stored.data:
+        raise InputError(
+            f"data was {' '.join(stored.data)} in {run.path} and can't become "
+            f"{' '.join(config.data)} on --resume; start another run for that"
+        )
     for field in dataclasses.fields(config):
         before, after = getattr(stored, field.name), getattr(config, field.name)
         if before == after or field.name == "out":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,10 +27,16 @@ class StepReport:
     """Before clipping."""
     mfu: float
     """Model FLOP/s as a share of the peak rate."""
+    val_losses: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Of a mixture, by the names of its parts; `val_loss` is their weighted total."""
 
     def fields(self) -> dict[str, Any]:
-        """The line of ``metrics.jsonl``."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+        """The line of ``metrics.jsonl``; a part's loss is ``val_loss/NAME``."""
+        fields = {
+            key: value for key, value in dataclasses.asdict(self).items() if value is not None
+        }
+        parts = fields.pop("val_losses")
+        return fields | {f"val_loss/{name}": loss for name, loss in parts.items()}
 
 
 class Observer(Protocol):

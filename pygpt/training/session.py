@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 import torch
 from rich.console import Console
 
 from pygpt.config import StartOptions, TrainConfig, padded_vocab_size
-from pygpt.data import TokenDataset
+from pygpt.config.data_parts import DataPart, format_data
+from pygpt.data.mixture import Split, open_split, parts_of
 from pygpt.data.writer import prepare_stdlib
 from pygpt.evaluation.loss import Windows
 from pygpt.inference.generation import stream_text
@@ -55,12 +56,12 @@ def start(config: TrainConfig, run: Run, options: StartOptions) -> None:
         # TF32 where a GEMM is not in bf16; before the peak rate is measured.
         torch.set_float32_matmul_precision("high")
     train_split, val_split = open_data(config)
+    config = dataclasses.replace(config, data=format_data(_absolute(config)))
     if options.decay_now:
         newest = run.newest_checkpoint()
         step = checkpoint.read_state(newest).step if newest else 0
         config = decay_from_now(config, step, options.decay_now)
     _check_sizes(config, train_split, val_split)
-    config = dataclasses.replace(config, data=train_split.path.absolute())
     vocab_size = padded_vocab_size(train_split.tokenizer.n_vocab)
     resolved = resolve(config, vocab_size, Machine.here(device))
     with run.claimed():
@@ -71,8 +72,8 @@ def _train(
     console: Console,
     resolved: ResolvedConfig,
     run: Run,
-    train_split: TokenDataset,
-    val_split: TokenDataset,
+    train_split: Split,
+    val_split: Split,
     *,
     resume: bool,
 ) -> None:
@@ -98,7 +99,7 @@ def _train(
     if newest:
         trainer.resume(newest)
     describe(console, resolved, train_split)
-    run.open(config, resolved.device, step)
+    run.open(config, resolved.device, step, _data_of(train_split, val_split))
     with Display(console, run, config, step) as display, stop_on_signals(display.note) as stop:
         trainer.train(display, stop)
     if stop.signal and trainer.step < config.max_steps:
@@ -110,49 +111,73 @@ def _train(
 # --- before --------------------------------------------------------------------------------------
 
 
-def open_data(config: TrainConfig) -> tuple[TokenDataset, TokenDataset]:
+def open_data(config: TrainConfig) -> tuple[Split, Split]:
     """The training and the validation split; prepares the default corpus where it is missing.
 
     Raises:
         InputError: no dataset is named, or it can't be used.
     """
-    path = config.data
-    if path is None:
+    parts = config.data_parts
+    if not parts:
         if not config.preset.startswith("stdlib"):
             raise InputError(
                 f"preset {config.preset} needs --data DIR: a directory from "
                 "python -m pygpt.prepare text PATH, or one with nanoGPT's train.bin and val.bin"
             )
-        path = STDLIB_DATA
-        if not path.exists():
-            prepare_stdlib(path, "bytes")
-    return TokenDataset(path, split="train"), TokenDataset(path, split="val")
+        parts = (DataPart(STDLIB_DATA),)
+        if not STDLIB_DATA.exists():
+            prepare_stdlib(STDLIB_DATA, "bytes")
+    train, val = (open_split(parts, name, config.tokenizer) for name in ("train", "val"))
+    return train, val
+
+
+def _absolute(config: TrainConfig) -> list[DataPart]:
+    """The datasets of a run, as they are stored with it."""
+    parts = config.data_parts or (DataPart(STDLIB_DATA),)
+    return [dataclasses.replace(part, path=part.path.absolute()) for part in parts]
+
+
+def _data_of(*splits: Split) -> list[dict[str, Any]]:
+    """What ``run.json`` records of the data: path, share, size and checksum of each dataset."""
+    return [
+        {
+            "path": str(dataset.path),
+            "split": dataset.split,
+            "share": round(float(share), 6),
+            "tokens": len(dataset),
+            "sha256": dataset.checksum,
+        }
+        for split in splits
+        for dataset, share in parts_of(split)
+    ]
 
 
 def _vocab_size(config: TrainConfig) -> int | None:
     """Rows of the embedding table, where they are known without preparing anything."""
     if config.data:
-        return padded_vocab_size(TokenDataset(config.data, split="train").tokenizer.n_vocab)
+        split = open_split(config.data_parts, "train", config.tokenizer)
+        return padded_vocab_size(split.tokenizer.n_vocab)
     if config.preset.startswith("stdlib"):
         return padded_vocab_size(ByteTokenizer().info.n_vocab)
     return None
 
 
-def _check_sizes(config: TrainConfig, train_split: TokenDataset, val_split: TokenDataset) -> None:
+def _check_sizes(config: TrainConfig, train_split: Split, val_split: Split) -> None:
     if config.batch_tokens > len(train_split):
         raise InputError(
             f"batch_tokens={config.batch_tokens} is more than the {len(train_split)} tokens of the "
             "train split; give a smaller --batch-tokens or more text"
         )
     for split in (train_split, val_split):
-        Windows.over(split, config.block_size, config.block_size, config.eval_tokens)
+        for dataset, _ in parts_of(split):
+            Windows.over(dataset, config.block_size, config.block_size, config.eval_tokens)
 
 
 # --- after ---------------------------------------------------------------------------------------
 
 
 def _conclude(
-    console: Console, run: Run, trainer: Trainer, val_split: TokenDataset, seconds: float
+    console: Console, run: Run, trainer: Trainer, val_split: Split, seconds: float
 ) -> None:
     """Print the result, a sample, where everything is, and what to do next."""
     config = trainer.config

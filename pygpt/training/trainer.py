@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pygpt.data import TokenDataset
-from pygpt.evaluation.loss import Evaluation, evaluate
+from pygpt.data.mixture import Split
+from pygpt.evaluation.loss import Evaluation
+from pygpt.evaluation.mixture import MixtureEvaluation, evaluate_split
 from pygpt.model import GPT
 from pygpt.planning.memory import ways_out
 from pygpt.planning.resolve import ResolvedConfig
@@ -70,8 +71,8 @@ class Trainer:
         self,
         run: ResolvedConfig,
         model: GPT,
-        train: TokenDataset,
-        val: TokenDataset,
+        train: Split,
+        val: Split,
         directory: Run,
     ) -> None:
         self.run = run
@@ -102,9 +103,9 @@ class Trainer:
         )
         if state.train_checksum not in (None, self._train.checksum):
             raise InputError(
-                f"the train split of {self.config.data} is not the one that {path} was trained on: "
-                "its checksum differs. Restore that data, or give its directory with --data; to "
-                "train on other text, start another run"
+                f"the train split of {', '.join(self.config.data)} is not the one that {path} was "
+                "trained on: its checksum differs. Restore that data, or give its directory with "
+                "--data; to train on other text, start another run"
             )
         updater.sync_to_model()
         self.step = state.step
@@ -254,10 +255,14 @@ class Trainer:
 
     def _between_steps(self, reports: list[StepReport], evaluating: bool, saving: bool) -> None:
         """Write metrics; evaluate and save where due."""
-        val_loss = self._evaluate().loss if evaluating else None
-        if val_loss is not None:
+        val_loss = None
+        if evaluating:
+            evaluation = self._evaluate()
+            val_loss = evaluation.loss
             self._check_finite("the validation loss", val_loss, self.step)
-        reports[-1] = dataclasses.replace(reports[-1], val_loss=val_loss)
+            parts = evaluation.parts if isinstance(evaluation, MixtureEvaluation) else {}
+            losses = {name: part.loss for name, part in parts.items()}
+            reports[-1] = dataclasses.replace(reports[-1], val_loss=val_loss, val_losses=losses)
         for report in reports:
             self.directory.append_metrics(report.fields())
             self._observer.on_step(report)
@@ -277,7 +282,7 @@ class Trainer:
         )
 
     def _evaluate(self) -> Evaluation:
-        self.evaluation = evaluate(
+        self.evaluation = evaluate_split(
             self.model,
             self._val,
             block_size=self.config.block_size,

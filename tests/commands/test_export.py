@@ -26,7 +26,7 @@ def run_export(monkeypatch: pytest.MonkeyPatch, *flags: str) -> None:
 @pytest.fixture
 def run(tmp_path: Path, seed: int) -> Run:
     torch.manual_seed(seed)
-    config = TrainConfig(data=Path("data/books"), batch_tokens=4096, max_steps=9)
+    config = TrainConfig(data=("data/books",), batch_tokens=4096, max_steps=9)
     run = Run(tmp_path / "run")
     run.open(config, torch.device("cpu"), 0)
     run.append_metrics({"step": 3, "train_loss": 4.5})

@@ -13,6 +13,7 @@ from pygpt.config import (
     preset_names,
     toml_file,
 )
+from pygpt.config.data_parts import DataPart, format_data, parse_data
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -99,9 +100,54 @@ def test_a_rate_below_the_one_it_decays_to_is_refused() -> None:
 
 
 def test_toml_round_trip(tmp_path: Path) -> None:
-    config = TrainConfig(data=Path("a/b"), micro_batch=7, lr_decay_steps=9, dropout=0.25)
+    config = TrainConfig(data=("a/b",), micro_batch=7, lr_decay_steps=9, dropout=0.25)
     (tmp_path / "config.toml").write_text(config.as_toml(), encoding="utf-8")
     assert TrainConfig(**toml_file.read(tmp_path / "config.toml")) == config
+
+
+def test_several_datasets_are_a_list(tmp_path: Path) -> None:
+    config = TrainConfig(data=("a:0.7", "b:0.3"))
+    (tmp_path / "config.toml").write_text(config.as_toml(), encoding="utf-8")
+    assert TrainConfig(**toml_file.read(tmp_path / "config.toml")) == config
+    assert config.data_parts == (DataPart(Path("a"), 0.7), DataPart(Path("b"), 0.3))
+
+
+def test_one_dataset_is_a_string_as_in_older_runs() -> None:
+    assert TrainConfig(data=("a/b",)).as_toml().splitlines()[1] == 'data = "a/b"'
+
+
+def test_weights_are_numbers_behind_the_last_colon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs:2").mkdir()
+    for text, path, weight in [
+        ("a", "a", 1.0),
+        ("a:0.7", "a", 0.7),
+        ("C:/data", "C:/data", 1.0),
+        ("C:/data:3", "C:/data", 3.0),
+        ("a:x", "a:x", 1.0),
+        ("a:b:1e-1", "a:b", 0.1),
+        ("runs:2", "runs:2", 1.0),  # a directory
+        ("runs:2:0.5", "runs:2", 0.5),
+    ]:
+        parts = parse_data([text])
+        assert parts == (DataPart(Path(path), weight),)
+        other = DataPart(Path("other"))
+        assert parse_data(format_data([*parts, other])) == (*parts, other)
+
+
+@pytest.mark.parametrize("text", ["a:0", "a:-1", "a:inf", "a:nan"])
+def test_weights_that_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match=f"--data {text}: a weight is a positive number"):
+        TrainConfig(data=(text,))
+
+
+def test_datasets_that_are_refused() -> None:
+    with pytest.raises(InputError, match="a is given twice"):
+        TrainConfig(data=("a:1", "a:2"))
+    with pytest.raises(InputError, match="--data is empty"):
+        TrainConfig(data=("a", ":1"))
 
 
 def test_toml_values_have_their_fields_types(tmp_path: Path) -> None:
@@ -109,7 +155,7 @@ def test_toml_values_have_their_fields_types(tmp_path: Path) -> None:
     file.write_text('preset = "owt-30m"\nlearning_rate = 1\nmicro_batch = "auto"\ndata = "a/b"\n')
     values = toml_file.read(file)
     assert values == {
-        "preset": "owt-30m", "learning_rate": 1.0, "micro_batch": "auto", "data": Path("a/b")
+        "preset": "owt-30m", "learning_rate": 1.0, "micro_batch": "auto", "data": ("a/b",)
     }  # fmt: skip
     assert type(values["learning_rate"]) is float
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pygpt.data import BatchSampler, TokenDataset
-from pygpt.data.mixture import MixtureSampler, parse_mixture
+from pygpt.data.mixture import Mixture, MixtureSampler
 from pygpt.utils.errors import InputError
 
 
@@ -36,7 +36,7 @@ def sources(x: torch.Tensor) -> list[int]:
 def test_proportions_hold_to_one_row_at_every_moment(
     datasets: list[TokenDataset], weights: tuple[float, ...]
 ) -> None:
-    sampler = MixtureSampler(datasets[: len(weights)], weights, 4, 8)
+    sampler = MixtureSampler(Mixture(datasets[: len(weights)], weights), 4, 8)
     shares = np.array(weights) / sum(weights)
     counts: Counter[int] = Counter()
     for step in range(300):
@@ -50,7 +50,7 @@ def test_proportions_hold_to_one_row_at_every_moment(
 def test_rows_come_from_their_dataset_in_its_own_order(
     datasets: list[TokenDataset], seed: int
 ) -> None:
-    sampler = MixtureSampler(datasets, (3, 2, 1), 6, 8, seed=seed)
+    sampler = MixtureSampler(Mixture(datasets, (3, 2, 1)), 6, 8, seed=seed)
     alone = [BatchSampler(d, 1, 8, seed=(seed + at) % 2**64) for at, d in enumerate(datasets)]
     had = [0, 0, 0]
     for step in range(20):
@@ -64,23 +64,25 @@ def test_rows_come_from_their_dataset_in_its_own_order(
 
 
 def test_a_batch_depends_on_the_step_alone(datasets: list[TokenDataset], seed: int) -> None:
-    one = MixtureSampler(datasets, (0.5, 0.3, 0.2), 6, 8, seed=seed)
+    one = MixtureSampler(Mixture(datasets, (0.5, 0.3, 0.2)), 6, 8, seed=seed)
     in_order = [one.batch(step)[0] for step in range(10)]
-    another = MixtureSampler(datasets, (0.5, 0.3, 0.2), 6, 8, seed=seed)
+    another = MixtureSampler(Mixture(datasets, (0.5, 0.3, 0.2)), 6, 8, seed=seed)
     for step in np.random.default_rng(seed).permutation(10).tolist():
         assert torch.equal(another.batch(step)[0], in_order[step])
 
 
 def test_ranks_take_rows_of_the_same_global_batch(datasets: list[TokenDataset]) -> None:
-    whole = MixtureSampler(datasets, (2, 1, 1), 6, 8)
-    ranks = [MixtureSampler(datasets, (2, 1, 1), 6, 8, rank=r, world_size=3) for r in range(3)]
+    whole = MixtureSampler(Mixture(datasets, (2, 1, 1)), 6, 8)
+    ranks = [
+        MixtureSampler(Mixture(datasets, (2, 1, 1)), 6, 8, rank=r, world_size=3) for r in range(3)
+    ]
     for step in range(5):
         parts = [rank.batch(step)[0] for rank in ranks]
         assert torch.equal(torch.cat(parts), whole.batch(step)[0])
 
 
 def test_buffers_are_filled(datasets: list[TokenDataset]) -> None:
-    sampler = MixtureSampler(datasets[:2], (1, 1), 4, 8)
+    sampler = MixtureSampler(Mixture(datasets[:2], (1, 1)), 4, 8)
     x, y = np.empty((4, 8), np.int64), np.empty((4, 8), np.int64)
     sampler.batch(3, (x, y))
     np.testing.assert_array_equal(x, sampler.batch(3)[0].numpy())
@@ -91,7 +93,7 @@ def test_buffers_are_filled(datasets: list[TokenDataset]) -> None:
 
 def test_an_epoch_ends_with_the_dataset_used_up_first(datasets: list[TokenDataset]) -> None:
     whole = BatchSampler(datasets[0], 1, 8).tokens_per_epoch
-    assert MixtureSampler(datasets[:2], (3, 1), 4, 8).tokens_per_epoch == int(whole / 0.75)
+    assert MixtureSampler(Mixture(datasets[:2], (3, 1)), 4, 8).tokens_per_epoch == int(whole / 0.75)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,7 @@ def test_weights_that_are_refused(
     datasets: list[TokenDataset], weights: tuple[float, ...], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        MixtureSampler(datasets[:2], weights, 4, 8)
+        MixtureSampler(Mixture(datasets[:2], weights), 4, 8)
 
 
 def test_datasets_of_different_tokenizers_are_refused(
@@ -115,14 +117,4 @@ def test_datasets_of_different_tokenizers_are_refused(
 ) -> None:
     other = TokenDataset(tmp_path / "1", tokenizer="gpt2")
     with pytest.raises(InputError, match="'gpt2' and .* has 'bytes': their ids differ"):
-        MixtureSampler([datasets[0], other], (1, 1), 4, 8)
-
-
-def test_parse_mixture() -> None:
-    assert parse_mixture(["a:0.7", "dir/b:3"]) == [("a", 0.7), ("dir/b", 3.0)]
-    assert parse_mixture(["a"]) == [("a", 1.0)]
-    for bad in ("a:", "a:x", "a:-1", "a:0", "a:inf", ":1"):
-        with pytest.raises(InputError, match="write PATH:WEIGHT"):
-            parse_mixture([bad])
-    with pytest.raises(InputError, match="a is given twice"):
-        parse_mixture(["a:1", "a:2"])
+        MixtureSampler(Mixture([datasets[0], other], (1, 1)), 4, 8)

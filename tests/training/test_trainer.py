@@ -55,7 +55,7 @@ def build(data: Path, tmp_path: Path, seed: int) -> Callable[..., Trainer]:
 
     def build(name: str = "run", **changes: Any) -> Trainer:
         config = TrainConfig(
-            data=data, n_layer=1, n_head=2, n_embd=16, block_size=16, dropout=0.1,
+            data=(str(data),), n_layer=1, n_head=2, n_embd=16, block_size=16, dropout=0.1,
             batch_tokens=128, micro_batch=4, max_steps=6, warmup_steps=2, lr_decay_steps=6,
             learning_rate=1e-2, min_lr=1e-3, eval_interval=3, eval_tokens=64,
             checkpoint_interval=3, device="cpu", dtype="float32", compile=False, seed=seed,

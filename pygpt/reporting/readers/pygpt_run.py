@@ -81,17 +81,18 @@ def _read_data(path: Path, config: TrainConfig, log: LogBuilder) -> None:
     for model in sorted((path / "checkpoints").glob("*/config.json")):
         stored = _json(model) or {}
         log.fact("vocab_size", stored.get("vocab_size"), model.name)
-    if config.data is None:
+    if not config.data:
         return
-    log.fact("corpus", str(config.data), "config.toml")
+    log.fact("corpus", ", ".join(config.data), "config.toml")
     try:
-        dataset = DatasetInfo.read(config.data)
+        datasets = [DatasetInfo.read(part.path) for part in config.data_parts]
     except InputError:  # moved, or of another trainer: the size stays unknown
         return
     if log.facts.vocab_size is None:
-        log.fact("vocab_size", padded_vocab_size(dataset.tokenizer.n_vocab), "dataset.json")
-    if "train" in dataset.splits:
-        log.fact("corpus_tokens", dataset.splits["train"].tokens, "dataset.json")
+        log.fact("vocab_size", padded_vocab_size(datasets[0].tokenizer.n_vocab), "dataset.json")
+    if all("train" in dataset.splits for dataset in datasets):
+        tokens = sum(dataset.splits["train"].tokens for dataset in datasets)
+        log.fact("corpus_tokens", tokens, "dataset.json")
 
 
 def _json(path: Path) -> Any:
