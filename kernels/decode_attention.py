@@ -31,6 +31,7 @@ def _kernel(
     k_ptr,  # (B, S, C)
     v_ptr,  # (B, S, C)
     y_ptr,  # (B, C), written
+    lengths_ptr,  # (B,), int64: each row's keys; or None: all have S
     S,  # keys
     n_head,
     q_stride,  # strides are in elements
@@ -52,6 +53,8 @@ def _kernel(
     k_base = k_ptr + batch * k_batch_stride + head_start
     v_base = v_ptr + batch * v_batch_stride + head_start
 
+    if lengths_ptr is not None:
+        S = tl.load(lengths_ptr + batch).to(tl.int32)
     acc = tl.zeros((HEAD_BLOCK,), tl.float32)
     largest = tl.full((), -1.0e30, tl.float32)
     total = tl.zeros((), tl.float32)
@@ -76,7 +79,9 @@ def _kernel(
 
 
 @torch.library.custom_op("pygpt::decode_attention", mutates_args=())
-def _decode_attention(q: Tensor, k: Tensor, v: Tensor, n_head: int) -> Tensor:
+def _decode_attention(
+    q: Tensor, k: Tensor, v: Tensor, n_head: int, lengths: Tensor | None = None
+) -> Tensor:
     q, k, v = unit_stride(q), unit_stride(k), unit_stride(v)
     B, S, C = k.shape
     y = q.new_empty(B, 1, C)
@@ -86,7 +91,7 @@ def _decode_attention(q: Tensor, k: Tensor, v: Tensor, n_head: int) -> Tensor:
     tile = launch.find("decode_attention", size, q)
     with torch.cuda.device_of(q):
         _kernel[(B * n_head,)](
-            q, k, v, y, S, n_head, q.stride(0), *k.stride()[:2], *v.stride()[:2],
+            q, k, v, y, lengths, S, n_head, q.stride(0), *k.stride()[:2], *v.stride()[:2],
             SCALE_LOG2=math.log2(math.e) / math.sqrt(C // n_head), HEAD=C // n_head,
             HEAD_BLOCK=size, K_BLOCK=tile.columns, **tile.options,
         )  # fmt: skip
@@ -94,14 +99,16 @@ def _decode_attention(q: Tensor, k: Tensor, v: Tensor, n_head: int) -> Tensor:
 
 
 @_decode_attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, n_head: int) -> Tensor:
+def _(q: Tensor, k: Tensor, v: Tensor, n_head: int, lengths: Tensor | None = None) -> Tensor:
     return q.new_empty(q.shape)
 
 
 # --- public function ------------------------------------------------------------------------------
 
 
-def decode_attention(q: Tensor, k: Tensor, v: Tensor, n_head: int) -> Tensor:
+def decode_attention(
+    q: Tensor, k: Tensor, v: Tensor, n_head: int, lengths: Tensor | None = None
+) -> Tensor:
     """Attention of the newest position; see `pygpt.ops.decode_attention`, the contract.
 
     Args:
@@ -109,6 +116,7 @@ def decode_attention(q: Tensor, k: Tensor, v: Tensor, n_head: int) -> Tensor:
         k: (B, S, C), S ≥ 1, in q's dtype; may be a view of a longer buffer.
         v: (B, S, C), likewise.
         n_head: heads; the head size C / n_head is at most 128.
+        lengths: (B,), contiguous int64, from 1 to S: each row's keys; None for S.
 
     Returns:
         (B, 1, C), in q's dtype.
@@ -120,5 +128,5 @@ def decode_attention(q: Tensor, k: Tensor, v: Tensor, n_head: int) -> Tensor:
     launch.head_class(q.size(2) // n_head)
     if k.size(1) == 0:
         raise ValueError("decode_attention: k holds no positions, not even the new one")
-    y: Tensor = _decode_attention(q, k, v, n_head)
+    y: Tensor = _decode_attention(q, k, v, n_head, lengths)
     return y

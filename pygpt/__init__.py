@@ -1,8 +1,8 @@
 """pygpt: train, judge and use a GPT-2-class model on one GPU, with kernels one can read.
 
-`load` gives a model and its tokenizer, `GPT` and `GPTConfig` are the model, `InputError` is what
-invalid input raises. Names are imported when they are first used, so that ``import pygpt`` does
-not wait for torch. docs/library.md has examples.
+`load` gives a model and its tokenizer, and `generate` continues prompts with them. `GPT` and
+`GPTConfig` are the model, `InputError` is what invalid input raises. Names are imported when they
+are first used, so that ``import pygpt`` does not wait for torch. docs/library.md has examples.
 """
 
 from pathlib import Path
@@ -21,11 +21,12 @@ except ModuleNotFoundError as error:
 
 if TYPE_CHECKING:
     from pygpt.config import GPTConfig
+    from pygpt.inference.generation import generate
     from pygpt.model import GPT
     from pygpt.runs.models import load
     from pygpt.utils.errors import InputError
 
-__all__ = ["GPT", "GPTConfig", "InputError", "load"]
+__all__ = ["GPT", "GPTConfig", "InputError", "generate", "load"]
 
 __getattr__, __dir__, _ = lazy_exports(
     __name__,
@@ -33,6 +34,7 @@ __getattr__, __dir__, _ = lazy_exports(
         "GPT": "pygpt.model",
         "GPTConfig": "pygpt.config",
         "InputError": "pygpt.utils.errors",
+        "generate": "pygpt.inference.generation",
         "load": "pygpt.runs.models",
     },
 )

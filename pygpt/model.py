@@ -6,6 +6,7 @@ than one implementation is called through `pygpt.ops`.
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from typing import cast
@@ -49,21 +50,44 @@ class LayerNorm(nn.Module):
 
 
 class KVCache:
-    """Keys and values of the positions seen so far: what makes a decoding step cheap."""
+    """Keys and values of the positions read so far, for rows of unequal length.
 
-    def __init__(self, config: GPTConfig, batch_size: int) -> None:
-        self._shape = (config.n_layer, 2, batch_size, config.block_size, config.n_embd)
-        self._kv: Tensor | None = None  # until the first keys show their dtype, autocast's or not
-        self.length = 0
+    Attributes:
+        kv: (n_layer, 2, B, block_size, C).
+        lengths: (B,), int64: the positions of each row that count.
+        extent: positions that decoding looks at, at least the longest row's with its new one. A
+            caller that knows the lengths sets it: asking a GPU for them would wait for it.
+    """
+
+    def __init__(
+        self,
+        config: GPTConfig,
+        batch_size: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        shape = (config.n_layer, 2, batch_size, config.block_size, config.n_embd)
+        self.kv = torch.zeros(shape, dtype=dtype, device=device)
+        self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        self.extent = config.block_size
+
+    def rows(self, start: int, stop: int) -> KVCache:
+        """Some of the rows, sharing their memory."""
+        part = copy.copy(self)
+        part.kv, part.lengths = self.kv[:, :, start:stop], self.lengths[start:stop]
+        return part
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (B, T, C) keys and values behind those of `layer`; return all of them."""
-        if self._kv is None:
-            self._kv = k.new_zeros(self._shape)
-        end = self.length + k.size(1)
-        self._kv[layer, 0, :, self.length : end] = k
-        self._kv[layer, 1, :, self.length : end] = v
-        return self._kv[layer, 0, :, :end], self._kv[layer, 1, :, :end]
+        """Store (B, T, C) keys and values behind those of `layer`; return all, (B, extent, C)."""
+        keys, values = self.kv[layer]
+        if k.size(1) > 1:  # prompts, into empty rows
+            keys[:, : k.size(1)], values[:, : k.size(1)] = k, v
+        else:
+            rows = torch.arange(k.size(0), device=k.device)
+            keys[rows, self.lengths] = k[:, 0].to(keys.dtype)
+            values[rows, self.lengths] = v[:, 0].to(values.dtype)
+        return keys[:, : self.extent], values[:, : self.extent]
 
 
 class CausalSelfAttention(nn.Module):
@@ -85,10 +109,11 @@ class CausalSelfAttention(nn.Module):
         else:
             q, k, v = qkv.chunk(3, dim=2)
             keys, values = cache.append(self.layer, k, v)
-            if cache.length == 0:
+            if x.size(1) > 1:
                 y = self._attend(qkv)
             else:
-                y = ops.decode_attention(q, keys, values, self.n_head, impl=self.impl)
+                seen = cache.lengths + 1
+                y = ops.decode_attention(q, keys, values, self.n_head, seen, impl=self.impl)
         return F.dropout(self.c_proj(y), self.dropout, self.training)
 
     def _attend(self, qkv: Tensor) -> Tensor:
@@ -195,8 +220,8 @@ class GPT(nn.Module):
     def hidden(self, idx: Tensor, cache: KVCache | None = None) -> Tensor:
         """The final hidden states (B, T, C) of the ids (B, T), before the head.
 
-        With a cache, `idx` continues what the cache has seen: the whole prompt first, then one id
-        a call.
+        With a cache, `idx` continues what the cache's rows have seen: prompts of T > 1 ids into
+        empty rows, or the next id of each row. The caller sees to it that they fit.
 
         Raises:
             InputError: more positions than block_size, or ids that are not (B, T).
@@ -205,13 +230,15 @@ class GPT(nn.Module):
             raise InputError(
                 f"ids must be (B, T), got {tuple(idx.shape)}; idx[None] is one sequence"
             )
-        start = 0 if cache is None else cache.length
-        end = start + idx.size(1)
-        if end > self.config.block_size:
+        n_positions = idx.size(1)
+        if n_positions > self.config.block_size:
             raise InputError(
-                f"{end} positions, and the model has block_size={self.config.block_size}"
+                f"{n_positions} positions, and the model has block_size={self.config.block_size}"
             )
-        x = self.wte(idx) + self.wpe.weight[start:end]
+        if cache is None or n_positions > 1:
+            x = self.wte(idx) + self.wpe.weight[:n_positions]
+        else:
+            x = self.wte(idx) + self.wpe(cache.lengths)[:, None]
         x = F.dropout(x, self.config.dropout, self.training)
         delta = None
         for block in self.h:
@@ -221,7 +248,7 @@ class GPT(nn.Module):
                 x, delta = block(x, delta, cache)
         normed, _ = self.ln_f(x, delta)
         if cache is not None:
-            cache.length = end
+            cache.lengths += n_positions
         return cast(Tensor, normed)
 
     def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

@@ -61,10 +61,10 @@ def main() -> None:
     config = cli.parse(SampleConfig, prog="python -m pygpt.sample", unknown=_nanogpt_hint)
     directory = locate(config.run, config.revision)
 
-    import torch
-
     from pygpt.hub import huggingface
-    from pygpt.inference.generation import Sampling, stream_text
+    from pygpt.inference.engine import Piece
+    from pygpt.inference.generation import generate
+    from pygpt.inference.sampling import Sampling
     from pygpt.planning.hardware import start_device
     from pygpt.tokenizers.base import load_tokenizer
 
@@ -74,16 +74,19 @@ def main() -> None:
     logger.info("%s on %s, %s", directory, device, model.impl)
     model.eval()
     tokenizer = load_tokenizer(info)
-    generator = torch.Generator(device).manual_seed(config.seed)
+
+    def write(_: int, piece: Piece) -> None:
+        print(piece.text, end="", flush=True)
+
     for i in range(config.num_samples):
         if config.num_samples > 1:
             gap = "\n" if i else ""
             print(f"{gap}--- {i + 1} of {config.num_samples}")
         print(config.prompt, end="", flush=True)
-        for text in stream_text(
-            model, tokenizer, config.prompt, config.max_new_tokens, sampling, generator
-        ):
-            print(text, end="", flush=True)
+        generate(
+            model, tokenizer, config.prompt, config.max_new_tokens,
+            sampling=sampling, seed=(config.seed + i) % 2**64, on_piece=write,
+        )  # fmt: skip
         print()
 
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lm_eval.api.model import TemplateLM
 
 from pygpt.evaluation.language_model import PygptModel
 from pygpt.evaluation.scoring import Request, score
 from pygpt.evaluation.tasks.wikitext103 import rolling
-from pygpt.inference.generation import Sampling, stream_text
+from pygpt.inference.generation import generate
+from pygpt.inference.sampling import Sampling
 
 
 class HarnessModel(TemplateLM):  # type: ignore[misc]
@@ -60,20 +60,17 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         stops = options.get("until") or []
         stops = [stops] if isinstance(stops, str) else stops
         temperature = options.get("temperature", 0.0) if options.get("do_sample") else 0.0
-        text = ""
-        for piece in stream_text(
+        (written,) = generate(
             self.language_model.model,
             self.language_model.tokenizer,
             context,
             int(options.get("max_gen_toks", 256)),
-            Sampling(temperature=temperature),
-            torch.Generator(self.language_model.device).manual_seed(0),
-        ):
-            text += piece
-            ends = [text.find(stop) for stop in stops if stop and stop in text]
-            if ends:
-                return text[: min(ends)]
-        return text
+            sampling=Sampling(temperature=temperature),
+            stop=[stop for stop in stops if stop],
+            seed=0,
+            max_batch=1,
+        )
+        return written.text
 
 
 def evaluate(

@@ -1,140 +1,105 @@
-"""Sampling: the next id from logits, and a whole continuation with a key/value cache."""
+"""Continue prompts: a loop over `pygpt.inference.engine.Engine`."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 
-import torch
-from torch import Tensor
-
-from pygpt.model import GPT, KVCache
-from pygpt.tokenizers.base import StreamDecoder, Tokenizer
+from pygpt.inference.engine import Engine, FinishReason, Piece, Request
+from pygpt.inference.sampling import Sampling
+from pygpt.model import GPT
+from pygpt.tokenizers.base import Tokenizer
 from pygpt.utils.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How the next id is chosen."""
+class Completion:
+    """What a model wrote behind a prompt."""
 
-    temperature: float = 0.8
-    """Divides the logits; 0 takes the likeliest id (greedy)."""
-    top_k: int | None = None
-    """Only the k likeliest ids can be chosen."""
-    top_p: float | None = None
-    """Only the likeliest ids that together reach this probability (Holtzman et al. 2020)."""
-
-    def __post_init__(self) -> None:
-        # Beyond these, fp32 logits divided by it would be infinite, or all the same.
-        if self.temperature != 0 and not 1e-4 <= self.temperature <= 1e4:
-            raise InputError(
-                f"temperature must be 0 (greedy) or from 0.0001 to 10000, got {self.temperature}"
-            )
-        if self.top_k is not None and self.top_k < 1:
-            raise InputError(f"top_k must be at least 1, got {self.top_k}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise InputError(f"top_p must be in (0, 1], got {self.top_p}")
-
-    def choose(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """One id (B,) for each row of logits (B, V)."""
-        if self.temperature == 0:
-            return logits.argmax(dim=-1)
-        logits = logits / self.temperature
-        if self.top_k is not None:
-            kth = logits.topk(min(self.top_k, logits.size(-1))).values[:, -1:]
-            logits = logits.masked_fill(logits < kth, -torch.inf)
-        if self.top_p is not None:
-            logits = _keep_nucleus(logits, self.top_p)
-        return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)[:, 0]
+    text: str
+    ids: tuple[int, ...]
+    """The chosen ids; a stop id or end-of-text is the last of them, and is not in the text."""
+    logprobs: tuple[float, ...] | None
+    """Of each id, natural logarithms at temperature 1; None unless asked for."""
+    finish_reason: FinishReason
 
 
-def _keep_nucleus(logits: Tensor, top_p: float) -> Tensor:
-    probs, order = logits.softmax(dim=-1).sort(descending=True)
-    # An id goes when those before it reach top_p already; the first one always stays.
-    beyond = probs.cumsum(dim=-1) - probs >= top_p
-    return logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
-
-
-@torch.no_grad()
 def generate(
     model: GPT,
-    idx: Tensor,
-    max_new_tokens: int,
+    tokenizer: Tokenizer,
+    prompts: str | Sequence[str],
+    max_new_tokens: int = 200,
     *,
-    n_vocab: int,
     sampling: Sampling | None = None,
-    generator: torch.Generator | None = None,
-) -> Iterator[Tensor]:
-    """Continue each row of `idx`, one id a step.
+    stop: Sequence[str] = (),
+    seed: int | Sequence[int] = 1337,
+    logprobs: bool = False,
+    max_batch: int = 8,
+    on_piece: Callable[[int, Piece], None] | None = None,
+) -> list[Completion]:
+    """Continue prompts of any lengths, up to `max_batch` at once, each up to end-of-text.
 
-    The model's positions are absolute, so a context that has filled block_size is read again from
-    its newer half: each further block_size/2 ids cost one pass over block_size/2 positions, and a
-    new id always sees at least the block_size/2 before it.
+    A prompt gives the same text alone and beside others; see `pygpt.inference.engine` for what
+    holds on which decoder.
 
     Args:
         model: in eval mode.
-        idx: (B, T) prompt ids, T ≥ 1; only the last block_size of them are read.
-        max_new_tokens: ids to yield.
-        n_vocab: ids the tokenizer knows; the padded ones beyond are never chosen.
+        tokenizer: the model's.
+        prompts: one or several texts; an empty one starts a new document.
+        max_new_tokens: longest continuation.
         sampling: how to choose; the default `Sampling()`.
-        generator: source of randomness, on idx's device.
+        stop: strings that end a text; they are not part of it.
+        seed: of every prompt, or one for each.
+        logprobs: whether to return log-probabilities.
+        max_batch: prompts worked on at once.
+        on_piece: called with (index of the prompt, piece) while the texts are written.
 
-    Yields:
-        (B,) the next id of each row.
+    Returns:
+        A completion for each prompt.
 
     Raises:
-        InputError: an empty prompt.
+        InputError: a prompt that is not valid text, a number out of its range, or as many seeds as
+            there are not prompts.
     """
-    if idx.size(1) == 0:
-        raise InputError("a prompt needs at least one id; start with the tokenizer's end_of_text")
+    prompts = [prompts] if isinstance(prompts, str) else prompts
+    seeds = [seed] * len(prompts) if isinstance(seed, int) else seed
+    if len(seeds) != len(prompts):
+        raise InputError(f"{len(prompts)} prompts need as many seeds, or one; got {len(seeds)}")
+    engine = Engine(model, tokenizer, max_batch=max_batch)
     sampling = sampling or Sampling()
-    block_size = model.config.block_size
-    context = unread = idx[:, -block_size:]
-    cache = KVCache(model.config, idx.size(0))
-    for _ in range(max_new_tokens):
-        if cache.length + unread.size(1) > block_size:
-            context = unread = context[:, -max(1, block_size // 2) :]
-            cache.length = 0
-        logits = model.head(model.hidden(unread, cache)[:, -1])
-        logits[:, n_vocab:] = -torch.inf
-        chosen = sampling.choose(logits.float(), generator)
-        yield chosen
-        unread = chosen[:, None]
-        context = torch.cat((context, unread), dim=1)
+    index_of: dict[int, int] = {}
+    for index, (prompt, each) in enumerate(zip(prompts, seeds, strict=True)):
+        ids = encode(tokenizer, prompt)
+        request = Request(ids, max_new_tokens, sampling, tuple(stop), seed=each, logprobs=logprobs)
+        index_of[engine.add(request)] = index
+    written: list[list[Piece]] = [[] for _ in prompts]
+    while engine.active:
+        for piece in engine.step():
+            written[index_of[piece.key]].append(piece)
+            if on_piece:
+                on_piece(index_of[piece.key], piece)
+    return [_completion(pieces) for pieces in written]
 
 
-def stream_text(
-    model: GPT,
-    tokenizer: Tokenizer,
-    prompt: str,
-    max_new_tokens: int,
-    sampling: Sampling | None = None,
-    generator: torch.Generator | None = None,
-) -> Iterator[str]:
-    """What the model writes behind `prompt`, piece by piece, up to end-of-text.
-
-    An empty prompt starts a new document. For the other arguments see `generate`.
+def encode(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The ids of a prompt; end-of-text for an empty one, which starts a new document.
 
     Raises:
         InputError: the prompt has no UTF-8, being half of a surrogate pair.
     """
-    end_of_text = tokenizer.info.end_of_text
     try:
-        ids = tokenizer.encode(prompt) or [end_of_text]
+        return tokenizer.encode(prompt) or [tokenizer.info.end_of_text]
     except UnicodeEncodeError as error:
         raise InputError(f"the prompt {prompt!r} is not valid text: {error.reason}") from error
-    decoder = StreamDecoder(tokenizer)
-    steps = generate(
-        model,
-        torch.tensor([ids], device=model.wte.weight.device),
-        max_new_tokens,
-        n_vocab=tokenizer.info.n_vocab,
-        sampling=sampling,
-        generator=generator,
+
+
+def _completion(pieces: Sequence[Piece]) -> Completion:
+    reason = pieces[-1].finish_reason
+    assert reason
+    logprobs = tuple(piece.logprob for piece in pieces if piece.logprob is not None)
+    return Completion(
+        "".join(piece.text for piece in pieces),
+        tuple(piece.token for piece in pieces),
+        logprobs or None,
+        reason,
     )
-    for chosen in steps:
-        token = int(chosen)
-        if token == end_of_text:
-            break
-        yield decoder.push(token)
-    yield decoder.flush()

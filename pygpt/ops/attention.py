@@ -63,7 +63,15 @@ def attention(qkv: Tensor, n_head: int, *, dropout: float = 0.0, impl: str = "au
     return y
 
 
-def decode_attention(q: Tensor, k: Tensor, v: Tensor, n_head: int, *, impl: str = "auto") -> Tensor:
+def decode_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    n_head: int,
+    lengths: Tensor | None = None,
+    *,
+    impl: str = "auto",
+) -> Tensor:
     """Attention of the newest position alone over all keys so far: a step of cached decoding.
 
     Args:
@@ -71,6 +79,7 @@ def decode_attention(q: Tensor, k: Tensor, v: Tensor, n_head: int, *, impl: str 
         k: (B, S, C), the keys of all positions up to the new one, which is the last.
         v: (B, S, C), their values.
         n_head: heads.
+        lengths: (B,), int64: each row's keys that count, from 1 to S; None for all S.
         impl: see `pygpt.ops`.
 
     Returns:
@@ -92,14 +101,23 @@ def decode_attention(q: Tensor, k: Tensor, v: Tensor, n_head: int, *, impl: str 
         raise ValueError(
             f"decode_attention: q, k and v are {q.dtype}, {k.dtype} and {v.dtype}; they must agree"
         )
+    if lengths is not None and (lengths.shape != q.shape[:1] or lengths.dtype != torch.int64):
+        raise ValueError(
+            f"decode_attention: lengths must be ({q.size(0)},) and int64, and is "
+            f"{tuple(lengths.shape)} and {lengths.dtype}"
+        )
     check_same_device("decode_attention", q, k, v)
     if choose("attention", impl, q.device, q.dtype, q.size(2) // n_head) == "triton":
         from pygpt.kernels.decode_attention import decode_attention as decode_attention_triton
 
-        y: Tensor = decode_attention_triton(q, k, v, n_head)
+        y: Tensor = decode_attention_triton(q, k, v, n_head, lengths)
         return y
+    mask = None
+    if lengths is not None:
+        seen = torch.arange(k.size(1), device=k.device) < lengths[:, None]
+        mask = seen[:, None, None, :]
     q, k, v = (split_heads(part, n_head) for part in (q, k, v))
-    return merge_heads(F.scaled_dot_product_attention(q, k, v))
+    return merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
 
 
 # --- reference ------------------------------------------------------------------------------------

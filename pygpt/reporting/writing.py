@@ -6,6 +6,7 @@ torch is imported only by the functions that run a model.
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 from pygpt.reporting.language import Message, msg
 from pygpt.runs.models import load, locate
 from pygpt.runs.run import Run
-from pygpt.tokenizers.info import TokenizerInfo
 from pygpt.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -131,40 +131,33 @@ def _complete(
         except InputError as error:  # a character that a small vocabulary lacks
             refused.append((name, str(error)))
             continue
-        ids, mean = _sample(model, tokenizer.info, given)
+        ids, mean = _sample(model, tokenizer, given)
         yield Completion(name, prompt, tokenizer.decode(ids.tolist()), ids, mean)
 
 
-def _sample(model: GPT, tokenizer: TokenizerInfo, prompt: list[int]) -> tuple[Ids, float | None]:
+def _sample(model: GPT, tokenizer: Tokenizer, prompt: list[int]) -> tuple[Ids, float | None]:
     """The sampled ids, (n,), and the mean of their log-probabilities at temperature 1."""
-    import torch
+    from pygpt.inference.engine import Engine, Request
+    from pygpt.inference.sampling import Sampling
 
-    from pygpt.inference.generation import Sampling, generate
-
-    device = model.wte.weight.device
-    # Prompt and completion fit into the context together: one pass gives all log-probabilities.
-    n_new = min(TOKENS, model.config.block_size // 2)
-    given = torch.tensor([prompt[-(model.config.block_size - n_new) :]], device=device)
-    steps = generate(
-        model,
-        given,
-        n_new,
-        n_vocab=tokenizer.n_vocab,
-        sampling=Sampling(TEMPERATURE, TOP_K),
-        generator=torch.Generator(device).manual_seed(SEED),
+    engine = Engine(model, tokenizer, max_batch=1)
+    engine.add(
+        Request(
+            prompt,
+            min(TOKENS, model.config.block_size // 2),
+            Sampling(TEMPERATURE, TOP_K),
+            seed=SEED,
+            logprobs=True,
+        )
     )
     ids: list[int] = []
-    for chosen in steps:
-        if int(chosen) == tokenizer.end_of_text:
-            break
-        ids.append(int(chosen))
-    if not ids:
-        return np.empty(0, dtype=np.int64), None
-    new = torch.tensor([ids], device=device)
-    row = torch.cat((given, new), dim=1)
-    with torch.no_grad():
-        losses = model.loss(row[:, :-1], row[:, 1:], reduction="none")
-    return np.array(ids, dtype=np.int64), -float(losses[0, -len(ids) :].mean())
+    logprobs: list[float] = []
+    while engine.active:
+        (piece,) = engine.step()
+        if piece.token != tokenizer.info.end_of_text:
+            ids.append(piece.token)
+            logprobs.append(piece.logprob or 0.0)
+    return np.array(ids, dtype=np.int64), statistics.fmean(logprobs) if ids else None
 
 
 def longest_loop(ids: Ids) -> int:

@@ -15,7 +15,8 @@ from pygpt.config.data_parts import DataPart, format_data
 from pygpt.data.mixture import Split, open_split, parts_of
 from pygpt.data.writer import prepare_stdlib
 from pygpt.evaluation.loss import Windows
-from pygpt.inference.generation import stream_text
+from pygpt.inference.engine import Piece
+from pygpt.inference.generation import generate
 from pygpt.model import GPT
 from pygpt.planning import dry_run
 from pygpt.planning.hardware import keep_freed_memory, start_device
@@ -186,12 +187,14 @@ def _conclude(
     say(console, f"validation: {trainer.evaluation}")
     say(console, "\nWhat it writes:\n")
     model = trainer.finish()
-    generator = torch.Generator(model.wte.weight.device).manual_seed(config.seed)
     tokenizer = load_tokenizer(val_split.tokenizer)
     console.file.write(config.prompt)
-    for text in stream_text(model, tokenizer, config.prompt, SAMPLE_TOKENS, generator=generator):
-        console.file.write(text)
+
+    def write(_: int, piece: Piece) -> None:
+        console.file.write(piece.text)
         console.file.flush()
+
+    generate(model, tokenizer, config.prompt, SAMPLE_TOKENS, seed=config.seed, on_piece=write)
     say(
         console,
         f"\n\nConfiguration, metrics and checkpoints are in {run.path}. Next:\n"

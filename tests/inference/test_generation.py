@@ -1,13 +1,21 @@
-"""Generation: the cache changes nothing, every knob does what it says."""
+"""Generation: the cache changes nothing, a prompt's text does not depend on the others."""
 
 import pytest
 import torch
 
-from pygpt import GPT, GPTConfig, InputError
-from pygpt.inference.generation import Sampling, generate
+from pygpt import GPT, GPTConfig, InputError, generate
+from pygpt.inference.engine import Piece
+from pygpt.inference.sampling import Sampling
+from pygpt.tokenizers.base import Tokenizer, get_tokenizer
 
-CONFIG = GPTConfig(block_size=16, vocab_size=64, n_layer=2, n_head=2, n_embd=32)
-N_VOCAB = 50
+CONFIG = GPTConfig(block_size=16, vocab_size=320, n_layer=2, n_head=2, n_embd=32)
+GREEDY = Sampling(temperature=0)
+N_VOCAB = 257
+
+
+@pytest.fixture
+def tokenizer() -> Tokenizer:
+    return get_tokenizer("bytes")
 
 
 @pytest.fixture
@@ -18,32 +26,23 @@ def model(seed: int) -> GPT:
     return model
 
 
-def ids(model: GPT, prompt: list[int], n: int, **kwargs: object) -> list[int]:
-    steps = generate(model, torch.tensor([prompt]), n, n_vocab=N_VOCAB, **kwargs)  # type: ignore[arg-type]
-    return [int(step) for step in steps]
-
-
-def test_greedy_with_cache_is_argmax_without(model: GPT) -> None:
-    prompt = [3, 1, 4]
-    context = list(prompt)
-    for _ in range(CONFIG.block_size - len(prompt)):
+def test_greedy_with_cache_is_argmax_without(model: GPT, tokenizer: Tokenizer) -> None:
+    (written,) = generate(model, tokenizer, "abc", CONFIG.block_size - 3, sampling=GREEDY)
+    context = list(b"abc")
+    for index in written.ids:
         logits, _ = model(torch.tensor([context]))
-        context.append(int(logits[0, -1, :N_VOCAB].argmax()))
-    greedy = ids(model, prompt, CONFIG.block_size - len(prompt), sampling=Sampling(temperature=0))
-    assert prompt + greedy == context
+        assert index == int(logits[0, -1, :N_VOCAB].argmax())
+        context.append(index)
 
 
-def test_under_autocast_the_cache_takes_the_dtype_of_the_keys(model: GPT) -> None:
-    model.float()
-    with torch.autocast("cpu", torch.bfloat16):
-        greedy = ids(model, [3, 1, 4], 20, sampling=Sampling(temperature=0))
-    assert len(greedy) == 20
-
-
-def test_past_block_size_each_id_sees_at_least_half_a_context(model: GPT) -> None:
-    out = ids(model, [7], 50, sampling=Sampling(temperature=0))
-    assert len(out) == 50
-    context = [7, *out]
+def test_past_block_size_each_id_sees_at_least_half_a_context(
+    model: GPT, tokenizer: Tokenizer
+) -> None:
+    with torch.no_grad():
+        model.wte.weight[tokenizer.info.end_of_text] = 0.0  # never the likeliest
+    (written,) = generate(model, tokenizer, "a", 50, sampling=GREEDY)
+    assert len(written.ids) == 50
+    context = [*b"a", *written.ids]
     half = CONFIG.block_size // 2
     for end in range(CONFIG.block_size + 1, len(context)):
         # The context was cut to its newer half each time it had filled up.
@@ -52,75 +51,90 @@ def test_past_block_size_each_id_sees_at_least_half_a_context(model: GPT) -> Non
         assert context[end] == int(logits[0, -1, :N_VOCAB].argmax()), end
 
 
-def test_padded_ids_are_never_chosen(model: GPT, seed: int) -> None:
+def test_only_the_end_of_a_long_prompt_is_read(
+    model: GPT, tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    prompt = "The quick brown fox jumps"
+    long, short = generate(
+        model, tokenizer, [prompt, prompt[-CONFIG.block_size :]], 12, sampling=GREEDY
+    )
+    assert long == short
+    assert "has 25 tokens: the model reads the last 16" in caplog.text
+
+
+def test_unequal_prompts_in_a_batch_are_independent(model: GPT, tokenizer: Tokenizer) -> None:
+    prompts = ["a", "The quick brown", "", "no", "abcdefgh", "bb"]
+    seeds = [3, 1, 4, 1, 5, 9]
+    together = generate(model, tokenizer, prompts, 24, seed=seeds, max_batch=4, logprobs=True)
+    for prompt, seed, got in zip(prompts, seeds, together, strict=True):
+        (alone,) = generate(model, tokenizer, prompt, 24, seed=seed, logprobs=True)
+        assert (got.text, got.ids) == (alone.text, alone.ids)
+        assert got.logprobs == pytest.approx(alone.logprobs, abs=1e-5)  # logits are given in fp32
+
+
+def test_same_seed_same_text(model: GPT, tokenizer: Tokenizer, seed: int) -> None:
+    # Nearly uniform: at 5 a drawn model may still repeat one id with all seeds.
+    sampling = Sampling(temperature=100.0)
+    first, again, other = generate(
+        model, tokenizer, ["a"] * 3, 20, sampling=sampling, seed=[seed, seed, seed + 1]
+    )
+    assert first == again
+    assert first.ids != other.ids
+
+
+def test_padded_ids_are_never_chosen(model: GPT, tokenizer: Tokenizer, seed: int) -> None:
     with torch.no_grad():
         model.wte.weight[N_VOCAB:] *= 100  # the likeliest by far, if they were allowed
-    generator = torch.Generator().manual_seed(seed)
-    out = ids(model, [1], 100, sampling=Sampling(temperature=2.0), generator=generator)
-    assert max(out) < N_VOCAB
+    for written in generate(
+        model,
+        tokenizer,
+        ["a"] * 4,
+        50,
+        sampling=Sampling(temperature=2.0),
+        seed=range(seed, seed + 4),
+    ):
+        assert max(written.ids) < N_VOCAB
 
 
-def test_same_seed_same_text(model: GPT, seed: int) -> None:
-    def run(s: int) -> list[int]:
-        generator = torch.Generator().manual_seed(s)
-        # Nearly uniform: at 5 a drawn model may still repeat one id with all seeds.
-        return ids(model, [1], 20, sampling=Sampling(temperature=100.0), generator=generator)
-
-    assert run(seed) == run(seed)
-    assert run(seed) != run(seed + 1)
+def test_logprobs_are_the_models(model: GPT, tokenizer: Tokenizer) -> None:
+    (written,) = generate(model, tokenizer, "abc", 10, logprobs=True)
+    logits, _ = model(ids := torch.tensor([[*b"abc", *written.ids]]), ids)
+    expected = logits[0, 2:-1].log_softmax(dim=-1)
+    expected = expected.gather(1, torch.tensor(written.ids)[:, None])[:, 0]
+    assert written.logprobs == pytest.approx(expected.tolist(), abs=1e-5)
 
 
-def test_rows_of_a_batch_are_independent(model: GPT) -> None:
-    both = torch.tensor([[1, 2, 3], [9, 8, 7]])
-    steps = list(generate(model, both, 8, n_vocab=N_VOCAB, sampling=Sampling(temperature=0)))
-    for row in range(2):
-        alone = ids(model, both[row].tolist(), 8, sampling=Sampling(temperature=0))
-        assert [int(step[row]) for step in steps] == alone
+def test_pieces_are_the_text_as_it_is_written(model: GPT, tokenizer: Tokenizer) -> None:
+    pieces: list[tuple[int, Piece]] = []
+    written = generate(
+        model,
+        tokenizer,
+        ["ab", "c"],
+        30,
+        on_piece=lambda index, piece: pieces.append((index, piece)),
+    )
+    for index, completion in enumerate(written):
+        mine = [piece for i, piece in pieces if i == index]
+        assert "".join(piece.text for piece in mine) == completion.text
+        assert tuple(piece.token for piece in mine) == completion.ids
+    assert [i for i, _ in pieces[:4]] == [0, 1, 0, 1]
 
 
-def test_top_k_and_top_p_keep_the_likeliest(seed: int) -> None:
-    torch.manual_seed(seed)
-    probs = torch.tensor([[0.05, 0.4, 0.1, 0.3, 0.15]])
-    logits = probs.log().expand(2000, -1)
-
-    def chosen(sampling: Sampling) -> set[int]:
-        return set(sampling.choose(logits).tolist())
-
-    assert chosen(Sampling(temperature=1.0)) == {0, 1, 2, 3, 4}
-    assert chosen(Sampling(temperature=1.0, top_k=2)) == {1, 3}
-    assert chosen(Sampling(temperature=1.0, top_k=99)) == {0, 1, 2, 3, 4}
-    assert chosen(Sampling(temperature=1.0, top_p=0.6)) == {1, 3}
-    assert chosen(Sampling(temperature=1.0, top_p=0.01)) == {1}
-    assert chosen(Sampling(temperature=0)) == {1}
+def test_under_autocast(model: GPT, tokenizer: Tokenizer) -> None:
+    model.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        (written,) = generate(model, tokenizer, "abc", 20, sampling=GREEDY)
+    assert written.ids
 
 
-def test_temperature_one_follows_the_distribution(seed: int) -> None:
-    torch.manual_seed(seed)
-    probs = torch.tensor([0.1, 0.2, 0.7])
-    n = 20_000
-    draws = Sampling(temperature=1.0).choose(probs.log().expand(n, -1))
-    share = torch.bincount(draws, minlength=3) / n
-    # Five standard errors of a share: √(p(1-p)/n).
-    assert ((share - probs).abs() < 5 * (probs * (1 - probs) / n).sqrt()).all()
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"temperature": -1}, "temperature must be 0 .* to 10000, got -1"),
-        ({"temperature": float("inf")}, "temperature"),
-        ({"temperature": 1e-40}, "temperature"),
-        ({"temperature": float("nan")}, "temperature"),
-        ({"top_k": 0}, "top_k must be at least 1"),
-        ({"top_p": 0.0}, r"top_p must be in \(0, 1\]"),
-        ({"top_p": 1.5}, "got 1.5"),
-    ],
-)
-def test_senseless_sampling_is_refused(kwargs: dict[str, float], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        Sampling(**kwargs)  # type: ignore[arg-type]
-
-
-def test_empty_prompt_is_refused(model: GPT) -> None:
-    with pytest.raises(InputError, match="at least one id"):
-        list(generate(model, torch.zeros(1, 0, dtype=torch.int64), 1, n_vocab=N_VOCAB))
+def test_bad_input_is_refused(model: GPT, tokenizer: Tokenizer) -> None:
+    with pytest.raises(InputError, match="max_new_tokens must be at least 1, got 0"):
+        generate(model, tokenizer, "a", 0)
+    with pytest.raises(InputError, match="2 prompts need as many seeds, or one; got 3"):
+        generate(model, tokenizer, ["a", "b"], seed=[1, 2, 3])
+    with pytest.raises(InputError, match="is not valid text"):
+        generate(model, tokenizer, "\ud800")
+    with pytest.raises(InputError, match="a stop string can't be empty"):
+        generate(model, tokenizer, "a", stop=["x", ""])
+    with pytest.raises(InputError, match="max_batch must be at least 1"):
+        generate(model, tokenizer, "a", max_batch=0)

@@ -159,6 +159,17 @@ def test_decode_parity(shape: tuple[int, int, int, int], dtype: torch.dtype) -> 
     assert_close_as_eager(got, reference, exact, 2.0)
 
 
+@pytest.mark.parametrize("impl", ["triton", "eager"])
+def test_decode_of_rows_of_unequal_length(impl: str) -> None:
+    q, k, v = torch.randn(3, 3, 70, 64, device=DEVICE)
+    lengths = torch.tensor([70, 1, 33], device=DEVICE)
+    got = ops.decode_attention(q[:, :1], k, v, 2, lengths, impl=impl)
+    for row, length in enumerate(lengths.tolist()):
+        one = slice(row, row + 1)
+        alone = ops.decode_attention(q[one, :1], k[one, :length], v[one, :length], 2, impl=impl)
+        torch.testing.assert_close(got[one], alone, rtol=1e-5, atol=1e-5)
+
+
 def test_decode_agrees_with_the_last_row_of_attention() -> None:
     qkv = torch.randn(2, 37, 3 * 64, device=DEVICE)
     q, k, v = qkv.chunk(3, dim=2)

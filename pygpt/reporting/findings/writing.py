@@ -10,7 +10,7 @@ from pygpt.reporting.writing import SEED, SHORTEST_COPY, TEMPERATURE, TOP_K, Com
 from pygpt.utils import cli
 
 SOURCE = (
-    f"pygpt.inference.generation: temperature {TEMPERATURE}, top-k {TOP_K}, seed {SEED}; "
+    f"pygpt.inference.engine: temperature {TEMPERATURE}, top-k {TOP_K}, seed {SEED}; "
     "distinct-n: Li et al. 2016, arXiv 1510.03055"
 )
 

@@ -1,0 +1,241 @@
+"""Continuous batching: requests join and leave a batch between two steps.
+
+    engine = Engine(model, tokenizer)
+    key = engine.add(Request(tokenizer.encode("The future of AI is"), max_new_tokens=50))
+    while engine.active:
+        for piece in engine.step():
+            print(piece.text, end="", flush=True)
+
+Each request has its own random numbers. With the native decoder its logits are computed in an order
+that does not depend on the other requests, so that its text is the same alone and in any batch.
+With the eager one they agree up to rounding, and a choice between two nearly equal ids may differ.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import itertools
+import logging
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pygpt.inference.decoders import Decoder, EagerDecoder
+from pygpt.inference.sampling import Sampling
+from pygpt.inference.stream import TextStream
+from pygpt.model import GPT
+from pygpt.tokenizers.base import Tokenizer
+from pygpt.utils.errors import InputError, check_seed
+
+logger = logging.getLogger(__name__)
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A text to continue."""
+
+    ids: Sequence[int]
+    """The prompt, not empty; the model reads the last block_size of them."""
+    max_new_tokens: int
+    sampling: Sampling = dataclasses.field(default_factory=Sampling)
+    stop: tuple[str, ...] = ()
+    """Strings that end the text; they are not part of it."""
+    stop_ids: frozenset[int] = frozenset()
+    """Ids that end the text, beside end-of-text; they can be of the model's padded ids."""
+    seed: int = 1337
+    logprobs: bool = False
+    """Whether the pieces hold log-probabilities."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """What one step adds to one request."""
+
+    key: int
+    """The request, as `Engine.add` named it."""
+    token: int
+    """The id that was chosen."""
+    text: str
+    """The text that it decides, often empty: whole characters, and nothing of a stop string."""
+    logprob: float | None
+    """Natural logarithm of the id's probability, at temperature 1 and with all ids allowed."""
+    finish_reason: FinishReason | None
+    """None while the text goes on. "stop": end-of-text, a stop string or id; "length"."""
+
+
+class Engine:
+    """Continues up to `max_batch` texts at once; further ones wait for a free row.
+
+    A model's positions are absolute, so a context that has filled block_size is read again from
+    its newer half: each further block_size/2 ids cost one pass over block_size/2 positions, and a
+    new id always sees at least the block_size/2 before it.
+
+    Args:
+        model: in eval mode.
+        tokenizer: the model's; ids that it does not know are never chosen, unless a request stops
+            at them.
+        max_batch: rows, each with a cache for block_size positions.
+
+    Raises:
+        InputError: max_batch below 1.
+    """
+
+    def __init__(self, model: GPT, tokenizer: Tokenizer, *, max_batch: int = 8) -> None:
+        if max_batch < 1:
+            raise InputError(f"max_batch must be at least 1, got {max_batch}")
+        self._config = model.config
+        self._tokenizer = tokenizer
+        self._decoder: Decoder = EagerDecoder(model, max_batch)
+        self._free = list(range(max_batch))
+        self._waiting: collections.deque[_Text] = collections.deque()
+        self._running: dict[int, _Text] = {}  # by row
+        self._keys = itertools.count()
+
+    @property
+    def active(self) -> int:
+        """Requests that are not finished, those that wait included."""
+        return len(self._waiting) + len(self._running)
+
+    @property
+    def description(self) -> str:
+        """What computes, for a log."""
+        return self._decoder.description
+
+    def add(self, request: Request) -> int:
+        """Queue a request; the next step begins with it if a row is free.
+
+        Returns:
+            Its key, which the pieces hold.
+
+        Raises:
+            InputError: an empty prompt, ids outside of the model's vocabulary, max_new_tokens
+                below 1, an empty stop string, or a seed that is not one.
+        """
+        self._check(request)
+        if len(request.ids) > self._config.block_size:
+            logger.warning(
+                "the prompt has %d tokens: the model reads the last %d",
+                len(request.ids), self._config.block_size,
+            )  # fmt: skip
+        key = next(self._keys)
+        self._waiting.append(_Text(key, request, self._tokenizer, self._config.vocab_size))
+        return key
+
+    def cancel(self, key: int) -> None:
+        """Forget a request; nothing happens if it is finished already."""
+        self._waiting = collections.deque(text for text in self._waiting if text.key != key)
+        for row, text in list(self._running.items()):
+            if text.key == key:
+                self._leave(row)
+
+    def step(self) -> list[Piece]:
+        """One id for every request that has a row: prompts are read, the others read their last id.
+
+        Returns:
+            A piece for each, in the order of rows; nothing if there is no request.
+        """
+        while self._free and self._waiting:
+            row = min(self._free)
+            self._free.remove(row)
+            self._running[row] = self._waiting.popleft()
+        pieces = []
+        for row, logits in sorted(self._logits().items()):
+            piece = self._running[row].choose(logits)
+            pieces.append(piece)
+            if piece.finish_reason:
+                self._leave(row)
+        return pieces
+
+    def _logits(self) -> dict[int, Tensor]:
+        """The logits (V,) of every row's next id."""
+        found, going_on = {}, []
+        for row, text in self._running.items():
+            window = text.window(self._config.block_size)
+            if window:
+                found[row] = self._decoder.read(row, window)
+            else:
+                going_on.append(row)
+        if going_on:
+            last = [self._running[row].ids[-1] for row in going_on]
+            found |= zip(going_on, self._decoder.step(going_on, last), strict=True)
+        return found
+
+    def _leave(self, row: int) -> None:
+        del self._running[row]
+        self._free.append(row)
+
+    def _check(self, request: Request) -> None:
+        if not request.ids:
+            raise InputError(
+                "a prompt needs at least one id; start with the tokenizer's end_of_text"
+            )
+        for index in (*request.ids, *request.stop_ids):
+            if not 0 <= index < self._config.vocab_size:
+                raise InputError(
+                    f"id {index} is not in the model's vocabulary, "
+                    f"which has the ids 0 to {self._config.vocab_size - 1}"
+                )
+        if request.max_new_tokens < 1:
+            raise InputError(f"max_new_tokens must be at least 1, got {request.max_new_tokens}")
+        if not all(request.stop):
+            raise InputError("a stop string can't be empty")
+        check_seed(request.seed)
+
+
+class _Text:
+    """A request and what has been written for it."""
+
+    def __init__(self, key: int, request: Request, tokenizer: Tokenizer, vocab_size: int) -> None:
+        self.key = key
+        self.ids = list(request.ids)
+        self._request = request
+        self._n_cached = 0  # positions of its row that hold its newest ids but the last
+        self._generator = torch.Generator().manual_seed(request.seed)
+        self._stream = TextStream(tokenizer, request.stop)
+        self._stop_ids = {tokenizer.info.end_of_text, *request.stop_ids}
+        padding = set(range(tokenizer.info.n_vocab, vocab_size)) - self._stop_ids
+        self._never = torch.tensor(sorted(padding), dtype=torch.int64)
+
+    def window(self, block_size: int) -> list[int]:
+        """The ids to read into an empty row; none if the row has room for the last one."""
+        if self._n_cached == 0:
+            window = self.ids[-block_size:]
+        elif self._n_cached == block_size:
+            window = self.ids[-max(1, block_size // 2) :]
+        else:
+            self._n_cached += 1
+            return []
+        self._n_cached = len(window)
+        return window
+
+    def choose(self, logits: Tensor) -> Piece:
+        """Choose the next id from its logits (V,), which are overwritten."""
+        request = self._request
+        total = logits.logsumexp(dim=-1) if request.logprobs else None
+        logits[self._never.to(logits.device)] = -torch.inf
+        seen = None
+        if request.sampling.repetition_penalty != 1:
+            seen = torch.tensor(sorted(set(self.ids)), device=logits.device)
+        token = request.sampling.choose(logits, self._generator, seen)
+        logprob = None if total is None else float(logits[token] - total)
+        self.ids.append(token)
+        reason: FinishReason | None = None
+        text = ""
+        if token in self._stop_ids:
+            reason = "stop"
+        else:
+            text = self._stream.push(token)
+            if self._stream.stopped:
+                reason = "stop"
+            elif len(self.ids) - len(request.ids) == request.max_new_tokens:
+                reason = "length"
+        if reason:
+            text += self._stream.flush()
+            # A character cut off by the end may complete a stop string, too.
+            reason = "stop" if self._stream.stopped else reason
+        return Piece(self.key, token, text, logprob, reason)

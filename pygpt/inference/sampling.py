@@ -1,0 +1,95 @@
+"""How the next id is chosen from a row of logits."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+
+from pygpt.utils.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How the next id is chosen. The steps are applied in the order of the fields below.
+
+    Raises:
+        InputError: a value out of its range.
+    """
+
+    temperature: float = 0.8
+    """Divides the logits; 0 takes the likeliest id (greedy)."""
+    top_k: int | None = None
+    """Only the k likeliest ids can be chosen (Fan et al. 2018)."""
+    top_p: float | None = None
+    """Only the likeliest ids that together reach this probability (Holtzman et al. 2020)."""
+    min_p: float | None = None
+    """Only ids at least this many times as likely as the likeliest (Nguyen et al. 2024)."""
+    repetition_penalty: float = 1.0
+    """Applied before the temperature: divides the positive and multiplies the negative logits of
+    ids that the prompt or the text holds (Keskar et al. 2019, section 4.1); 1 changes nothing."""
+
+    def __post_init__(self) -> None:
+        # Beyond these, fp32 logits divided by it would be infinite, or all the same.
+        if self.temperature != 0 and not 1e-4 <= self.temperature <= 1e4:
+            raise InputError(
+                f"temperature must be 0 (greedy) or from 0.0001 to 10000, got {self.temperature}"
+            )
+        if self.top_k is not None and self.top_k < 1:
+            raise InputError(f"top_k must be at least 1, got {self.top_k}")
+        for name in ("top_p", "min_p"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise InputError(f"{name} must be in (0, 1], got {value}")
+        if not 0.01 <= self.repetition_penalty <= 100:
+            raise InputError(
+                f"repetition_penalty must be from 0.01 to 100, got {self.repetition_penalty}"
+            )
+
+    def choose(
+        self, logits: Tensor, generator: torch.Generator | None = None, seen: Tensor | None = None
+    ) -> int:
+        """The next id.
+
+        Args:
+            logits: (V,), fp32 or fp64; -inf for ids that can't be chosen.
+            generator: source of the one random number that a choice takes; on the CPU.
+            seen: (n,), the distinct ids so far, for the repetition penalty.
+        """
+        if self.repetition_penalty != 1 and seen is not None:
+            logits = self._penalized(logits, seen)
+        if self.temperature == 0:
+            return int(logits.argmax())
+        logits, ids = self._candidates(logits / self.temperature)
+        probs = logits.softmax(dim=-1)
+        if self.top_p is not None:
+            # An id goes when those before it reach top_p already; the first one always stays.
+            probs = probs.masked_fill(probs.cumsum(dim=-1) - probs >= self.top_p, 0.0)
+        if self.min_p is not None:
+            probs = probs.masked_fill(probs < self.min_p * probs.max(), 0.0)
+        return _draw(probs, ids, generator)
+
+    def _penalized(self, logits: Tensor, seen: Tensor) -> Tensor:
+        penalty = self.repetition_penalty
+        known = logits[seen]
+        return logits.index_put((seen,), torch.where(known > 0, known / penalty, known * penalty))
+
+    def _candidates(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits that can still be chosen and their ids; in descending order where that counts."""
+        if self.top_k is not None and self.top_k < len(logits):
+            return logits.topk(self.top_k)
+        if self.top_p is not None:
+            return logits.sort(descending=True)
+        return logits, None
+
+
+def _draw(probs: Tensor, ids: Tensor | None, generator: torch.Generator | None) -> int:
+    """The id at a uniform place of the cumulative distribution; `probs` need not sum to 1."""
+    cumulative = probs.double().cumsum(dim=-1)
+    place = torch.rand((), dtype=torch.float64, generator=generator).to(probs.device)
+    # Strictly below the total, so that the last id of probability 0 is never reached.
+    target = (place * cumulative[-1]).clamp(max=math.nextafter(float(cumulative[-1]), 0.0))
+    index = torch.searchsorted(cumulative, target, right=True)
+    return int(index if ids is None else ids[index])
