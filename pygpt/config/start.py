@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
+from typing import Literal
 
 from pygpt.utils.errors import InputError
 
@@ -21,10 +23,18 @@ class StartOptions:
     card: str | None = None
     """With --dry-run, the GPU to estimate for, such as "RTX 4070". Default: this machine."""
 
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    """With several processes (torchrun): "ddp" copies the model to each, "fsdp" slices weights and
+    moments over them. "auto" takes ddp where it fits into memory."""
+    rank_timeout: float = 600.0
+    """With several processes: seconds to wait for one that does not answer, then it is named."""
+
     decay_now: int | None = None
     """With --resume and wsd: decay over this many steps from the newest checkpoint on, and end."""
 
     def __post_init__(self) -> None:
+        if not 0 < self.rank_timeout < math.inf:
+            raise InputError(f"rank_timeout must be above 0 seconds, got {self.rank_timeout:g}")
         if self.card and not self.dry_run:
             raise InputError("--card names a GPU to estimate for, which only --dry-run does")
         if self.decay_now is not None:

@@ -187,16 +187,19 @@ class TrainConfig:
         shared = {field.name for field in dataclasses.fields(GPTConfig)} - {"vocab_size"}
         return GPTConfig(vocab_size=vocab_size, **{name: getattr(self, name) for name in shared})
 
-    def check_shapes(self) -> None:
+    def check_shapes(self, ranks: int = 1) -> None:
         """Check what no single value shows: the model's shape, and how the batch divides.
+
+        Args:
+            ranks: processes that share the batch.
 
         Raises:
             InputError: it does not divide, with the nearest that does.
         """
         self.model(vocab_size=1)
-        self.batch_sequences()
+        self.rank_sequences(ranks)
         if self.micro_batch != "auto":
-            self.accumulation(self.micro_batch)
+            self.accumulation(self.micro_batch, ranks)
 
     def batch_sequences(self) -> int:
         """Sequences a step.
@@ -212,8 +215,24 @@ class TrainConfig:
             )
         return self.batch_tokens // self.block_size
 
-    def accumulation(self, micro_batch: int) -> int:
-        """Micro-batches of `micro_batch` sequences a step.
+    def rank_sequences(self, ranks: int) -> int:
+        """Sequences a step of each of `ranks` processes.
+
+        Raises:
+            InputError: they can't share the batch evenly, with the nearest numbers that can.
+        """
+        sequences = self.batch_sequences()
+        if sequences % ranks:
+            totals = _multiples_around(self.batch_tokens, ranks * self.block_size)
+            raise InputError(
+                f"{ranks} processes can't share the {sequences} sequences of a step evenly; the "
+                f"nearest numbers that can: {_divisors_around(sequences, ranks)}; or make "
+                f"batch_tokens {totals}"
+            )
+        return sequences // ranks
+
+    def accumulation(self, micro_batch: int, ranks: int = 1) -> int:
+        """Micro-batches of `micro_batch` sequences a step, of each of `ranks` processes.
 
         Raises:
             InputError: they do not divide the batch, with the nearest that do, and the nearest
@@ -221,12 +240,13 @@ class TrainConfig:
         """
         if micro_batch < 1:
             raise InputError(f"micro_batch must be at least 1, got {micro_batch}")
-        sequences = self.batch_sequences()
+        sequences = self.rank_sequences(ranks)
         if sequences % micro_batch:
-            totals = _multiples_around(self.batch_tokens, micro_batch * self.block_size)
+            totals = _multiples_around(self.batch_tokens, ranks * micro_batch * self.block_size)
+            each = "" if ranks == 1 else f" of each of {ranks} processes"
             raise InputError(
-                f"micro_batch={micro_batch} does not divide the {sequences} sequences of a step; "
-                f"the nearest that do: {_divisors_around(sequences, micro_batch)}; or make "
+                f"micro_batch={micro_batch} does not divide the {sequences} sequences of a step"
+                f"{each}; the nearest that do: {_divisors_around(sequences, micro_batch)}; or make "
                 f"batch_tokens {totals}"
             )
         return sequences // micro_batch

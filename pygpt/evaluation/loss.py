@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -51,6 +52,16 @@ class Evaluation:
         )
 
 
+class Ranks(Protocol):
+    """The processes that share an evaluation; see `pygpt.training.ranks`."""
+
+    rank: int
+    world_size: int
+
+    def sums(self, *values: float) -> list[float]:
+        """The sum over the ranks of each value."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Windows:
     """Which stretches of a split are read, and which targets of each count.
@@ -62,7 +73,8 @@ class Windows:
 
     block_size: int
     stride: int
-    indices: tuple[int, ...]
+    indices: tuple[int | None, ...]
+    """None stands for a window without targets, which evens out the shares of several ranks."""
 
     @classmethod
     def over(
@@ -86,6 +98,11 @@ class Windows:
         n = n_all if max_tokens is None else min(n_all, max(1, max_tokens // stride))
         return cls(block_size, stride, tuple(i * n_all // n for i in range(n)))
 
+    def share(self, rank: int, world_size: int) -> Windows:
+        """The windows of one rank: as many on each, so that all call the model equally often."""
+        padding = (None,) * (-len(self.indices) % world_size)
+        return dataclasses.replace(self, indices=(*self.indices, *padding)[rank::world_size])
+
     def batches(self, dataset: TokenDataset, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and targets (b, block_size), int64; a target that does not count is -1."""
         for first in range(0, len(self.indices), batch_size):
@@ -93,7 +110,9 @@ class Windows:
             x, y = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
             yield x, y
 
-    def _row(self, dataset: TokenDataset, i: int) -> tuple[np.ndarray, np.ndarray]:
+    def _row(self, dataset: TokenDataset, i: int | None) -> tuple[np.ndarray, np.ndarray]:
+        if i is None:
+            return np.zeros(self.block_size, np.int64), np.full(self.block_size, -1)
         start = i * self.stride
         ids = dataset.window(start, min(self.block_size + 1, len(dataset) - start))
         missing = self.block_size + 1 - len(ids)
@@ -115,6 +134,7 @@ def evaluate(
     batch_size: int = 8,
     autocast: contextlib.AbstractContextManager[object] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> Evaluation:
     """Evaluate `model` on a split. Uses no random numbers: the same call gives the same figures.
 
@@ -128,6 +148,7 @@ def evaluate(
         batch_size: windows at once.
         autocast: context to run the model in.
         progress: called with the windows done and to do after each batch.
+        ranks: processes that read a share of the windows each; all get the total.
 
     Raises:
         InputError: a split shorter than one window, or a stride or block_size out of range.
@@ -139,6 +160,8 @@ def evaluate(
         )
     stride = block_size if stride is None else stride
     windows = Windows.over(dataset, block_size, stride, max_tokens)
+    if ranks:
+        windows = windows.share(ranks.rank, ranks.world_size)
     id_bytes = load_tokenizer(dataset.tokenizer).token_bytes()
     device = model.wte.weight.device
     nats, tokens, n_bytes, done = 0.0, 0, 0, 0
@@ -157,4 +180,7 @@ def evaluate(
                     progress(done, len(windows.indices))
     finally:
         model.train(was_training)
+    if ranks:
+        nats, *counts = ranks.sums(nats, tokens, n_bytes)
+        tokens, n_bytes = map(round, counts)
     return Evaluation(nats, tokens, n_bytes)

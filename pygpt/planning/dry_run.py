@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import torch
 from rich.console import Console
@@ -21,7 +22,12 @@ SHARE = 0.5
 
 
 def report(
-    console: Console, config: TrainConfig, vocab_size: int | None, card: str | None = None
+    console: Console,
+    config: TrainConfig,
+    vocab_size: int | None,
+    card: str | None = None,
+    ranks: int = 1,
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto",
 ) -> None:
     """Print memory by part, the micro-batch that fits, and the least time, as one table.
 
@@ -30,6 +36,8 @@ def report(
         config: the run.
         vocab_size: rows of the embedding table; None assumes GPT-2's, and says so.
         card: name of the GPU to estimate for; None is this machine.
+        ranks: processes that share the batch, each with such a GPU.
+        parallel: how they share the model.
 
     Raises:
         InputError: no such card or device, or a batch that does not divide.
@@ -37,7 +45,7 @@ def report(
     assumed = "" if vocab_size else " (GPT-2's, assumed: no --data is named)"
     machine = Machine.by_data_sheet(card) if card else Machine.here(pick_device(config.device))
     vocab_size = vocab_size or GPTConfig().vocab_size
-    run = resolve(config, vocab_size, machine, check_memory=False)
+    run = resolve(config, vocab_size, machine, check_memory=False, ranks=ranks, parallel=parallel)
     model = run.model
     say(
         console,
@@ -48,6 +56,8 @@ def report(
     say(console, f"{machine}" if card else f"{machine}; {run.peak}")
     dtype = str(run.dtype).removeprefix("torch.")
     say(console, f"{dtype}{', compiled' if run.compile else ''}; {run.impl}")
+    if ranks > 1:
+        say(console, f"each of {ranks} processes ({run.parallel}); time without communication:")
     choices = [_Choice.of(config, run, plan, machine) for plan in run.plan().alternatives()]
     console.print(_table(choices))
     say(console, _advice(choices))
@@ -85,7 +95,7 @@ class _Choice:
             checkpoint_activations=flags.checkpointing,
             offload_optimizer=flags.offload,
         )
-        run = resolve(config, run.model.vocab_size, machine, check_memory=False)
+        run = resolve(config, run.model.vocab_size, machine, check_memory=False, ranks=run.ranks)
         plan = run.plan()
         host = plan.estimate(run.micro_batch).host
         fits = plan.fits(run.micro_batch, machine.free) and host <= machine.host_free
@@ -144,13 +154,13 @@ def _memory_rows(estimate: Estimate) -> dict[str, str]:
 
 def _tokens_per_second(run: ResolvedConfig, machine: Machine) -> float:
     if machine.card is None or run.dtype != torch.bfloat16:
-        return run.peak.flops / run.model.flops_per_token(causal=True)
+        return run.ranks * run.peak.flops / run.model.flops_per_token(causal=True)
     bound = step_bound(
         run.model,
         machine.card,
         micro_batch=run.micro_batch,
-        batch_tokens=run.config.batch_tokens,
+        batch_tokens=run.config.batch_tokens // run.ranks,
         checkpointing=run.config.checkpoint_activations,
         offload=run.config.offload_optimizer,
     )
-    return 1 / sum(bound.values())
+    return run.ranks / sum(bound.values())

@@ -98,7 +98,7 @@ class Plan:
 
     model: GPTConfig
     sequences: int
-    """Of a whole batch."""
+    """Of a step, on this device."""
     device: str
     """Type of the device, "cuda" or "cpu"."""
     dtype: torch.dtype
@@ -107,10 +107,20 @@ class Plan:
     offload: bool
     compiled: bool
     muon: bool = False
+    shards: int = 1
+    """Ranks over which weights and moments are sliced (FSDP)."""
 
     @classmethod
     def of(
-        cls, config: TrainConfig, vocab_size: int, device: str, dtype: torch.dtype, impl: str
+        cls,
+        config: TrainConfig,
+        vocab_size: int,
+        device: str,
+        dtype: torch.dtype,
+        impl: str,
+        *,
+        ranks: int = 1,
+        sharded: bool = False,
     ) -> Plan:
         """The plan of a training run.
 
@@ -120,13 +130,15 @@ class Plan:
             device: type of the device.
             dtype: of the GEMMs' inputs.
             impl: implementations of the ops, resolved, as text.
+            ranks: processes that share the batch.
+            sharded: whether they slice weights and moments (FSDP).
 
         Raises:
-            InputError: batch_tokens is not a multiple of block_size.
+            InputError: batch_tokens is not a multiple of block_size, or can't be shared evenly.
         """
         return cls(
             model=config.model(vocab_size),
-            sequences=config.batch_sequences(),
+            sequences=config.rank_sequences(ranks),
             device=device,
             dtype=dtype,
             impl=Implementations.parse(impl),
@@ -134,6 +146,7 @@ class Plan:
             offload=config.offload_optimizer,
             compiled=bool(config.compile),
             muon=config.optimizer == "muon",
+            shards=ranks if sharded else 1,
         )
 
     def estimate(self, micro_batch: int) -> Estimate:
@@ -148,6 +161,7 @@ class Plan:
             offload=self.offload,
             compiled=self.compiled,
             muon=self.muon,
+            shards=self.shards,
         )
 
     def largest_micro_batch(self, free: int) -> int:
@@ -259,6 +273,7 @@ def estimate(
     offload: bool = False,
     compiled: bool = False,
     muon: bool = False,
+    shards: int = 1,
 ) -> Estimate:
     """The memory of a training step at its peak.
 
@@ -272,6 +287,8 @@ def estimate(
         offload: whether fp32 weights and AdamW's moments are the host's.
         compiled: whether the model runs through torch.compile.
         muon: whether the matrices of the blocks are Muon's, with one moment and not two.
+        shards: ranks over which weights and moments are sliced. Gradients are whole until the last
+            micro-batch.
     """
     tokens, c, s = micro_batch * config.block_size, config.n_embd, dtype.itemsize
     parameters = gradients = FP32 * config.n_params()
@@ -279,6 +296,11 @@ def estimate(
     if muon:
         optimizer -= FP32 * config.n_layer * 12 * c**2
     casts = _block_casts(config, s)
+    if shards > 1:
+        # Gathered: embeddings all the time, a block that computes and the one that comes next.
+        gathered = config.n_params() - (config.n_layer - 2) * config.n_params_of_block()
+        parameters = parameters // shards + FP32 * min(gathered, config.n_params())
+        optimizer //= shards
     if offload:
         kept = _kept_by_host(config)
         # A checkpoint is written from a copy of the weights: theirs are transposed.

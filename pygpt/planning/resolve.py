@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Literal
 
 import torch
 
@@ -105,6 +106,10 @@ class ResolvedConfig:
     """What MFU divides by."""
     compile_is_auto: bool = False
     """Whether `compile` was "auto": a compiler that fails is then not an error."""
+    ranks: int = 1
+    """Processes that share the batch of a step."""
+    parallel: Literal["none", "ddp", "fsdp"] = "none"
+    """How they share the model; see `pygpt.training.parallel`."""
 
     def with_micro_batch(self, micro_batch: int) -> ResolvedConfig:
         """The same run with another number of sequences at once."""
@@ -118,18 +123,35 @@ class ResolvedConfig:
 
     @property
     def accumulation(self) -> int:
-        """Micro-batches a step."""
-        return self.config.accumulation(self.micro_batch)
+        """Micro-batches a step, of each rank."""
+        return self.config.accumulation(self.micro_batch, self.ranks)
+
+    @property
+    def rank_sequences(self) -> int:
+        """Sequences a step of each rank."""
+        return self.config.rank_sequences(self.ranks)
 
     def plan(self) -> Plan:
         """What the memory of its steps depends on."""
         return Plan.of(
-            self.config, self.model.vocab_size, self.device.type, self.dtype, str(self.impl)
+            self.config,
+            self.model.vocab_size,
+            self.device.type,
+            self.dtype,
+            str(self.impl),
+            ranks=self.ranks,
+            sharded=self.parallel == "fsdp",
         )
 
 
 def resolve(
-    config: TrainConfig, vocab_size: int, machine: Machine, *, check_memory: bool = True
+    config: TrainConfig,
+    vocab_size: int,
+    machine: Machine,
+    *,
+    check_memory: bool = True,
+    ranks: int = 1,
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto",
 ) -> ResolvedConfig:
     """Replace every "auto" by what it means on a machine.
 
@@ -138,18 +160,25 @@ def resolve(
         vocab_size: rows of the embedding table.
         machine: where it runs.
         check_memory: refuse what does not fit. Without it micro_batch is 1 where nothing fits.
+        ranks: processes that share the batch, each with such a machine.
+        parallel: how they share the model.
 
     Raises:
         InputError: values that don't go together, or more than the machine's memory.
     """
     model = config.model(vocab_size)
+    if ranks > 1 and config.offload_optimizer:
+        raise InputError(
+            f"--offload-optimizer is for one GPU, and {ranks} processes train; --parallel fsdp "
+            "slices weights and moments over them"
+        )
     dtype = machine.pick_dtype(config)
     impl = Implementations.parse(config.impl).resolve(machine.device, model)
     peak = machine.peak(dtype)
     compiles = resolve_compile(config, model, machine.device.type, peak.flops)
     stored = dataclasses.replace(
         config,
-        device=str(machine.device),
+        device=str(machine.device) if ranks == 1 else machine.device.type,
         dtype="float32" if dtype == torch.float32 else "bfloat16",
         impl=str(impl),
         compile=compiles,
@@ -165,6 +194,10 @@ def resolve(
         compile=compiles,
         peak=peak,
         compile_is_auto=config.compile == "auto",
+        ranks=ranks,
+    )
+    unfitted = dataclasses.replace(
+        unfitted, parallel=_pick_parallel(parallel, unfitted, machine.free)
     )
     plan = unfitted.plan()
     if check_memory:
@@ -180,3 +213,14 @@ def resolve(
                 raise
             micro_batch = 1
     return unfitted.with_micro_batch(micro_batch)
+
+
+def _pick_parallel(
+    wanted: Literal["auto", "ddp", "fsdp"], run: ResolvedConfig, free: int
+) -> Literal["none", "ddp", "fsdp"]:
+    """DDP, which exchanges fewer bytes, where a model and its moments fit on every rank."""
+    if run.ranks == 1:
+        return "none"
+    if wanted != "auto":
+        return wanted
+    return "ddp" if dataclasses.replace(run, parallel="ddp").plan().fits(1, free) else "fsdp"
