@@ -7,7 +7,8 @@
       generation_config.json  ids that are never sampled
       tokenizer.json …        the tokenizer, as others read it (`pygpt.hub.tokenizer_files`)
       model.safetensors       weights, fp32
-      optimizer.safetensors   state of the optimizer, as PARAMETER/KEY
+      optimizer.safetensors   state of the optimizer, as PARAMETER/KEY; or optimizer/, which holds a
+                              file of each rank where they sliced it (`pygpt.runs.sharded`)
       trainer.json            step, validation loss, checksum of the text
 
 It is written under another name, flushed and renamed: a directory with this name is complete. There
@@ -16,17 +17,21 @@ is no state of random numbers: batches and dropout are functions of the seed and
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
 import torch
+from torch import Tensor
 
-from pygpt.hub import huggingface
+from pygpt.config import GPTConfig
+from pygpt.hub import huggingface, layout
 from pygpt.hub.stored import StoredTensors
 from pygpt.model import GPT
 from pygpt.ops.dispatch import launch_table
@@ -38,6 +43,8 @@ from pygpt.utils.files import PARTIAL, replacing
 logger = logging.getLogger(__name__)
 
 OPTIMIZER_FILE = "optimizer.safetensors"
+OPTIMIZER_SLICES = "optimizer"
+"""Directory of the optimizer's state, where the ranks of a run each wrote their slices."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +59,40 @@ class TrainerState:
     """`TokenDataset.checksum` of the train split; older checkpoints lack it."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """What a checkpoint holds. The tensors are those of the run, or copies of them on the CPU."""
+
+    config: GPTConfig
+    weights: dict[str, Tensor]
+    """State dict of the model."""
+    optimizer: dict[str, Tensor]
+    """State of the optimizer, as PARAMETER/KEY."""
+    files: dict[str, str]
+    """Name → text of all other files."""
+    state: TrainerState
+
+    @property
+    def nbytes(self) -> int:
+        """Of the tensors."""
+        return sum(tensor.nbytes for tensor in (*self.weights.values(), *self.optimizer.values()))
+
+    def hf_weights(self) -> dict[str, Tensor]:
+        """The tensors of ``model.safetensors``: fp32, on the CPU, contiguous."""
+        tensors = layout.to_hf(self.weights, self.config)
+        return {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def content(
+    model: GPT, optimizer: torch.optim.Optimizer, tokenizer: TokenizerInfo, state: TrainerState
+) -> Content:
+    """What to write of a run as it stands; the tensors are not copied."""
+    files = huggingface.describing_files(model, tokenizer)
+    files["trainer.json"] = huggingface.json_text(dataclasses.asdict(state))
+    weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    return Content(model.config, weights, optimizer_tensors(model, optimizer), files, state)
+
+
 def save(
     directory: Path,
     model: GPT,
@@ -62,43 +103,75 @@ def save(
     """Write the checkpoint of one step below `directory`; return its path.
 
     Raises:
+        InputError: see `write`.
+    """
+    return write(directory, content(model, optimizer, tokenizer, state))
+
+
+def write(directory: Path, content: Content) -> Path:
+    """Write a checkpoint below `directory`; return its path.
+
+    Raises:
         InputError: it could not be written (a full disk). Nothing of it is left and older
             checkpoints are untouched.
     """
-    final = directory / f"{CHECKPOINT_PREFIX}{state.step:08d}"
+    with writing(directory, content.state.step) as partial:
+        write_whole(partial, content)
+    return path_of(directory, content.state.step)
+
+
+def path_of(directory: Path, step: int) -> Path:
+    """The checkpoint of a step."""
+    return directory / f"{CHECKPOINT_PREFIX}{step:08d}"
+
+
+@contextlib.contextmanager
+def writing(directory: Path, step: int) -> Iterator[Path]:
+    """A new directory to write the checkpoint of a step in; it gets its name at the end.
+
+    Raises:
+        InputError: see `write`.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with replacing(final) as partial:
-            _write(partial, model, optimizer, tokenizer, state)
+        with replacing(path_of(directory, step)) as partial:
+            partial.mkdir()
+            yield partial
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(
-            f"the checkpoint of step {state.step} could not be written to {directory} ({error}); "
+            f"the checkpoint of step {step} could not be written to {directory} ({error}); "
             "older checkpoints are untouched. Make room and go on with --resume"
         ) from error
-    return final
 
 
-def _write(
-    directory: Path,
-    model: GPT,
-    optimizer: torch.optim.Optimizer,
-    tokenizer: TokenizerInfo,
-    state: TrainerState,
-) -> None:
-    directory.mkdir()
-    safetensors.torch.save_file(
-        huggingface.to_tensors(model), directory / "model.safetensors", metadata={"format": "pt"}
-    )
-    safetensors.torch.save_file(_optimizer_tensors(model, optimizer), directory / OPTIMIZER_FILE)
-    files = huggingface.describing_files(model, tokenizer)
-    files["trainer.json"] = huggingface.json_text(dataclasses.asdict(state))
-    for name, text in files.items():
+def write_whole(directory: Path, content: Content) -> None:
+    """Write all files into `directory`."""
+    write_weights(directory, content.hf_weights())
+    tensors = {name: value.cpu().contiguous() for name, value in content.optimizer.items()}
+    safetensors.torch.save_file(tensors, directory / OPTIMIZER_FILE)
+    write_files(directory, content)
+
+
+def write_weights(directory: Path, tensors: dict[str, Tensor]) -> None:
+    """Write ``model.safetensors``."""
+    safetensors.torch.save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def write_files(directory: Path, content: Content) -> None:
+    """Write all files that hold no tensors."""
+    for name, text in content.files.items():
         (directory / name).write_text(text, encoding="utf-8")
 
 
-def _optimizer_tensors(model: GPT, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def is_sliced(model: GPT) -> bool:
+    """Whether every rank holds slices of the model's weights: they are `DTensor`s, of FSDP."""
+    return hasattr(model.wte.weight, "device_mesh")
+
+
+def optimizer_tensors(model: GPT, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """State of the optimizer, as PARAMETER/KEY; not copied."""
     return {
-        f"{name}/{key}": value.detach().cpu().contiguous()
+        f"{name}/{key}": value.detach()
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state[parameter].items()
     }
@@ -132,9 +205,17 @@ def load_training(
     if config != dataclasses.replace(model.config, dropout=config.dropout):
         raise InputError(f"{path} holds {config}, and this run trains {model.config}")
     _compare_launch_tables(huggingface.stored_launch_table(path), launch_table(model.impl))
+    slices = path / OPTIMIZER_SLICES
     try:
-        huggingface.load_into(model, path)
-        _load_optimizer(path / OPTIMIZER_FILE, model, optimizer)
+        if slices.is_dir() or is_sliced(model):
+            from pygpt.runs import sharded  # takes half a second to import
+
+            sharded.load_weights(model, path)
+            tensors = optimizer_tensors(model, optimizer)
+            sharded.load(tensors, slices if slices.is_dir() else path)
+        else:
+            huggingface.load_into(model, path)
+            _load_optimizer(path / OPTIMIZER_FILE, model, optimizer)
     except InputError as error:
         raise InputError(f"{error}; {_way_out(path)}") from error
     return state

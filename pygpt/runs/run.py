@@ -39,6 +39,7 @@ class Run:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config_file = path / "config.toml"
+        self._starts_file = path / "run.json"
         self.metrics_file = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
 
@@ -94,6 +95,7 @@ class Run:
         device: torch.device,
         step: int,
         data: Sequence[dict[str, Any]] = (),
+        launch: str | None = None,
     ) -> None:
         """Create or reopen the directory for training from `step` on.
 
@@ -105,6 +107,7 @@ class Run:
             device: described in run.json.
             step: steps done.
             data: what run.json records of the datasets.
+            launch: identifies the torchrun that started the processes.
 
         Raises:
             InputError: a file in it is damaged or can't be written.
@@ -113,7 +116,7 @@ class Run:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             remove_partial(self.checkpoints)
             self._keep_metrics_before(step)
-            self._record_start(device, step, data)
+            self._record_start(device, {"step": step, "data": list(data), "launch": launch})
         self.write_config(config)  # last: a directory with this file is a run
 
     def write_config(self, config: TrainConfig) -> None:
@@ -163,18 +166,26 @@ class Run:
         lines = [json.dumps(line) + "\n" for line in self.read_metrics() if line["step"] <= step]
         replace_text(self.metrics_file, "".join(lines))
 
-    def _record_start(
-        self, device: torch.device, step: int, data: Sequence[dict[str, Any]]
-    ) -> None:
-        path = self.path / "run.json"
-        try:
-            from pygpt.runs.environment import describe_environment
+    @property
+    def launch(self) -> str | None:
+        """The torchrun that started the run last; None for a process alone."""
+        starts = self._starts()
+        return starts[-1].get("launch") if starts else None
 
-            starts = json.loads(path.read_bytes()) if path.exists() else []
-            start = describe_environment(device) | {"step": step, "data": list(data)}
+    def _record_start(self, device: torch.device, fields: dict[str, Any]) -> None:
+        from pygpt.runs.environment import describe_environment
+
+        given = {name: value for name, value in fields.items() if value is not None}
+        starts = [*self._starts(), describe_environment(device) | given]
+        replace_text(self._starts_file, json.dumps(starts, indent=2) + "\n")
+
+    def _starts(self) -> list[dict[str, Any]]:
+        path = self._starts_file
+        try:
+            starts: list[dict[str, Any]] = json.loads(path.read_bytes()) if path.exists() else []
+            return [dict(start) for start in starts]
         except (ValueError, TypeError) as error:
             raise InputError(f"{path} is damaged ({error}); delete or move it") from error
-        replace_text(path, json.dumps([*starts, start], indent=2) + "\n")
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
