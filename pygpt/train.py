@@ -5,15 +5,18 @@ from __future__ import annotations
 import sys
 
 from pygpt.training.flags import read_command_line
+from pygpt.training.launch import Launch
 from pygpt.utils import cli
 
 
 def main() -> None:
     """The command."""
-    config, run, options = read_command_line(sys.argv[1:])
-    from pygpt.training import session  # imports torch, which the flags don't need
+    launch = Launch.of()
+    with launch.reporting():
+        config, run, options = read_command_line(sys.argv[1:], launch)
+        from pygpt.training import session  # imports torch, which the flags don't need
 
-    session.start(config, run, options)
+        session.start(config, run, options, launch)
 
 
 if __name__ == "__main__":

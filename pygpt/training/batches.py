@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pygpt.config import TrainConfig
 from pygpt.data.mixture import Split, sampler_of
+from pygpt.training.ranks import Ranks
 
 
 class _Staging:
@@ -24,20 +25,32 @@ class Batches:
         train: split to train on.
         config: the run.
         device: where the batches go.
+        ranks: that share a batch evenly; None is this process alone.
 
     Raises:
         InputError: the split is shorter than one window.
     """
 
-    def __init__(self, train: Split, config: TrainConfig, device: torch.device) -> None:
-        shape = (config.batch_sequences(), config.block_size)
-        self._sampler = sampler_of(train, *shape, seed=config.seed, sampling=config.sampling)
+    def __init__(
+        self, train: Split, config: TrainConfig, device: torch.device, ranks: Ranks | None = None
+    ) -> None:
+        ranks = ranks or Ranks()
+        self._sampler = sampler_of(
+            train,
+            config.batch_sequences(),
+            config.block_size,
+            seed=config.seed,
+            sampling=config.sampling,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+        )
+        shape = (config.rank_sequences(ranks.world_size), config.block_size)
         self._device = device
         # Two in turn: one is copied to the device while the other is filled.
         self._staging = [_Staging(shape) for _ in range(2)] if device.type == "cuda" else []
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of a step, each (sequences, block_size) int64."""
+        """Inputs and targets of a step of this rank, each (sequences, block_size) int64."""
         if not self._staging:
             x, y = self._sampler.batch(step)
             return x, y

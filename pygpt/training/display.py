@@ -61,8 +61,8 @@ class Output:
     def _go_silent(self, error: OSError) -> None:
         cli.discard_output(self._stream)
         logger.warning(
-            "the output can't be written any more (%s): training goes on in silence, and Ctrl-C "
-            "still stops and saves it",
+            "the output can't be written any more (%s): nothing more is printed; training goes "
+            "on, and Ctrl-C still stops and saves it",
             error.strerror,
         )
 
@@ -91,6 +91,8 @@ def describe(console: Console, run: ResolvedConfig, train_split: Split) -> None:
         f"on {name}, {config.dtype}, {run.accumulation} × {run.micro_batch} sequences a step"
         f"{', compiled' if config.compile else ''}; {config.impl}",
     )
+    if run.ranks > 1:
+        say(console, f"so on each of {run.ranks} processes, by {run.parallel}")
     say(console, f"MFU is the share of {run.peak}")
 
 

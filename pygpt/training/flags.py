@@ -18,6 +18,7 @@ from pygpt.config import StartOptions, TrainConfig, from_preset, toml_file
 from pygpt.config.other_trainers import hint
 from pygpt.data.dataset import check_directory
 from pygpt.runs.run import RUNS, Run, newest_run, runs_below
+from pygpt.training.launch import Launch
 from pygpt.utils import cli
 from pygpt.utils.errors import InputError
 
@@ -43,11 +44,18 @@ class CommandLine:
     start: StartOptions = dataclasses.field(default_factory=StartOptions)
 
 
-def read_command_line(args: list[str]) -> tuple[TrainConfig, Run, StartOptions]:
+def read_command_line(
+    args: list[str], launch: Launch | None = None
+) -> tuple[TrainConfig, Run, StartOptions]:
     """The configuration that the flags give, the run it is for, and how to start it.
 
     torch is imported only where a preset depends on whether there is a GPU, after all flags were
     checked.
+
+    Args:
+        args: the words after the command.
+        launch: of this process; None is one process. After a restart by torchrun the words of a
+            new run mean to go on with it.
 
     Raises:
         InputError: unknown names, a used run directory, nothing to resume.
@@ -65,12 +73,17 @@ def read_command_line(args: list[str]) -> tuple[TrainConfig, Run, StartOptions]:
     for flag in ("--resume", "--help", "-h"):
         first.add_argument(flag, action="store_true")
     known, _ = first.parse_known_args(args)
+    launch = launch or Launch()
     values = toml_file.read(Path(known.config)) if known.config else {}
     if values.get("preset", "auto") != "auto":
         from_preset(values["preset"])
     out = Path(known.out) if known.out else values.get("out")
     if known.resume and not (known.help or known.h):
-        return _resumed(args, out, values)
+        return _resumed(args, out, values, launch)
+    restarted = _run_before_restart(out, launch)
+    if restarted:
+        logger.info("restart %d goes on with %s", launch.restarts, restarted.path)
+        return _resumed([*args, "--resume"], restarted.path, values, launch)
     name = known.preset or values.get("preset", "auto")
     line = _parse(args, _base(name if name != "auto" else "stdlib-cpu", values))
     for part in line.run.data_parts:
@@ -79,7 +92,7 @@ def read_command_line(args: list[str]) -> tuple[TrainConfig, Run, StartOptions]:
         name = "stdlib-gpu"
         line = _parse(args, _base(name, values))
     config = _shape_of_init_from(line.run)
-    config.check_shapes()
+    config.check_shapes(launch.world_size)
     name = "stdlib-cpu" if name == "auto" else name
     run = Run(config.out or RUNS / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
     if run.started:
@@ -123,8 +136,16 @@ def _has_gpu(device: str) -> bool:
     return pick_device(device).type == "cuda"
 
 
+def _run_before_restart(out: Path | None, launch: Launch) -> Run | None:
+    """The run that torchrun has restarted this process for; None where there was no checkpoint."""
+    if not launch.restarts:
+        return None
+    runs = [Run(out)] if out else [run for run in runs_below(RUNS) if run.launch == launch.id]
+    return runs[-1] if runs and runs[-1].newest_checkpoint() else None
+
+
 def _resumed(
-    args: list[str], out: Path | None, values: dict[str, Any]
+    args: list[str], out: Path | None, values: dict[str, Any], launch: Launch
 ) -> tuple[TrainConfig, Run, StartOptions]:
     run = Run(out) if out else newest_run()
     if not run.started:
@@ -132,7 +153,7 @@ def _resumed(
     stored = run.config()
     line = _parse(args, dataclasses.replace(stored, **values))
     config = line.run
-    config.check_shapes()
+    config.check_shapes(launch.world_size)
     weights = [[part.weight for part in each.data_parts] for each in (stored, config)]
     if weights[0] != weights[1] and stored.data:
         raise InputError(

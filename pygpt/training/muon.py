@@ -17,7 +17,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.optim.adamw import adamw
 
 from pygpt.config import TrainConfig
@@ -83,7 +85,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is not None:
                     for matrix in _matrices_of(p, self.state[p]["momentum_buffer"], group):
-                        jobs[tuple(sorted(matrix.weight.shape))].append(matrix)
+                        jobs[tuple(sorted(matrix.shape))].append(matrix)
         for shape, same in jobs.items():
             for batch in _batches(same, shape):
                 self._update(batch)
@@ -94,16 +96,16 @@ class MuonWithAdamW(torch.optim.Optimizer):
         for matrix in batch:
             momentum = matrix.group["momentum"]
             matrix.momentum.lerp_(matrix.gradient, 1 - momentum)
-            nesterov = matrix.gradient.lerp(matrix.momentum, momentum)
+            nesterov = matrix.whole(matrix.gradient.lerp(matrix.momentum, momentum))
             updates.append(_wide(nesterov).to(self._dtype))
         orthogonal = newton_schulz(torch.stack(updates))
         for matrix, update in zip(batch, orthogonal, strict=True):
             lr, weight = matrix.group["lr"] * matrix.group["lr_scale"], matrix.weight
-            is_tall = weight.size(0) > weight.size(1)
+            is_tall = matrix.shape[0] > matrix.shape[1]
             weight.mul_(1 - lr * matrix.group["weight_decay"])
             weight.add_(
-                update.T if is_tall else update,
-                alpha=-lr * _RMS_OF_ADAMW * max(weight.shape) ** 0.5,
+                matrix.own(update.T if is_tall else update),
+                alpha=-lr * _RMS_OF_ADAMW * max(matrix.shape) ** 0.5,
             )
 
     def _step_adamw(self, group: dict[str, Any]) -> None:
@@ -155,22 +157,80 @@ def newton_schulz(matrices: Tensor) -> Tensor:
 
 
 class _Matrix:
-    """One matrix to orthogonalise: a parameter, or q, k or v of one."""
+    """One matrix to orthogonalise: a parameter, or q, k or v of one.
+
+    Where ranks hold slices of the parameter (FSDP), weight, gradient and momentum are this rank's
+    rows of the matrix, and there may be none. All ranks orthogonalise all matrices then.
+
+    Args:
+        weight: rows of the weight, (rows, columns).
+        gradient: of these rows.
+        momentum: of these rows.
+        group: of the optimizer.
+        shape: of the whole matrix.
+        first: where in the matrix the rows begin.
+        mesh: of the ranks that hold the rows; None where the rows are the whole matrix.
+    """
 
     def __init__(
-        self, weight: Tensor, gradient: Tensor, momentum: Tensor, group: dict[str, Any]
+        self,
+        weight: Tensor,
+        gradient: Tensor,
+        momentum: Tensor,
+        group: dict[str, Any],
+        shape: torch.Size,
+        first: int = 0,
+        mesh: DeviceMesh | None = None,
     ) -> None:
         self.weight = weight
         self.gradient = gradient
         self.momentum = momentum
         self.group = group
+        self.shape = shape
+        self._first = first
+        self._mesh = mesh
+
+    def whole(self, rows: Tensor) -> Tensor:
+        """The whole matrix of which this rank has `rows`."""
+        if self._mesh is None:
+            return rows
+        # Every rank adds its rows to zeros: the sum is exact, and the slices need not be equal.
+        matrix = rows.new_zeros(self.shape)
+        self.own(matrix).copy_(rows)
+        dist.all_reduce(matrix, group=self._mesh.get_group())
+        return matrix
+
+    def own(self, matrix: Tensor) -> Tensor:
+        """The rows of a whole matrix that this rank has."""
+        return matrix[self._first : self._first + len(self.weight)]
 
 
 def _matrices_of(p: Tensor, momentum: Tensor, group: dict[str, Any]) -> list[_Matrix]:
     assert p.grad is not None
+    if hasattr(p, "device_mesh"):  # a DTensor, which FSDP makes
+        return _matrices_of_slice(p, momentum, group)
     n = group["matrices_each"]
+    shape = torch.Size((p.size(0) // n, p.size(1)))
     parts = zip(p.chunk(n), p.grad.chunk(n), momentum.chunk(n), strict=True)
-    return [_Matrix(weight, gradient, buffer, group) for weight, gradient, buffer in parts]
+    return [_Matrix(*tensors, group, shape) for tensors in parts]
+
+
+def _matrices_of_slice(p: Any, momentum: Any, group: dict[str, Any]) -> list[_Matrix]:
+    """As `_matrices_of`, of a `DTensor`: the rows that this rank has of each matrix."""
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    n = group["matrices_each"]
+    shape = torch.Size((p.size(0) // n, p.size(1)))
+    _, (start, _) = compute_local_shape_and_global_offset(p.shape, p.device_mesh, p.placements)
+    local = [tensor.to_local() for tensor in (p, p.grad, momentum)]
+    matrices = []
+    for top in range(0, p.size(0), shape[0]):
+        first = min(max(start - top, 0), shape[0])
+        last = min(max(start + len(local[0]) - top, 0), shape[0])
+        rows = slice(top + first - start, top + last - start) if first < last else slice(0, 0)
+        weight, gradient, buffer = (tensor[rows] for tensor in local)
+        matrices.append(_Matrix(weight, gradient, buffer, group, shape, first, p.device_mesh))
+    return matrices
 
 
 def _wide(matrix: Tensor) -> Tensor:

@@ -7,7 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from pygpt.evaluation.loss import Evaluation
+
+
+@dataclasses.dataclass(frozen=True)
+class LaunchedStep:
+    """A step that the device may still be computing: reading its figures waits for it."""
+
+    step: int
+    """Steps done, including this one."""
+    loss: Tensor
+    grad_norm: Tensor
+    lr: float
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -83,12 +83,21 @@ def _adamw(model: GPT, config: TrainConfig) -> torch.optim.AdamW:
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], grad_clip: float) -> Tensor:
-    """Scale the gradients down to a norm of `grad_clip` over all (0: don't); the norm before."""
+    """Scale the gradients down to a norm of `grad_clip` over all (0: don't); the norm before.
+
+    Gradients that are sliced over ranks (FSDP) count whole.
+    """
     parameters = list(parameters)
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if grad_clip:
         torch.nn.utils.clip_grads_with_norm_(parameters, grad_clip, norm)
-    return norm
+    return whole(norm)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor with the slices of all ranks, where this one has a slice (a DTensor, of FSDP)."""
+    gather: Callable[[], Tensor] | None = getattr(tensor, "full_tensor", None)
+    return gather() if gather else tensor
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

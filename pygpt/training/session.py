@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import signal
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -28,6 +31,8 @@ from pygpt.tokenizers.base import load_tokenizer
 from pygpt.tokenizers.bytes import ByteTokenizer
 from pygpt.training.display import Display, Output, describe
 from pygpt.training.flags import resume_command
+from pygpt.training.launch import Launch
+from pygpt.training.ranks import Ranks, joined
 from pygpt.training.schedule import announce_schedule, decay_from_now
 from pygpt.training.trainer import Trainer
 from pygpt.utils import cli
@@ -39,81 +44,165 @@ STDLIB_DATA = Path("data/stdlib-bytes")
 SAMPLE_TOKENS = 400
 
 
-def start(config: TrainConfig, run: Run, options: StartOptions) -> None:
+def start(
+    config: TrainConfig, run: Run, options: StartOptions, launch: Launch | None = None
+) -> None:
     """Train, or with --dry-run print what training would take.
+
+    Args:
+        config: the run.
+        run: its directory.
+        options: how to start it.
+        launch: this process among those of the run; None is one process.
 
     Raises:
         InputError: data, device or configuration that can't be used.
         SystemExit: a signal stopped the run; the status is 128 plus its number.
     """
-    console = Console(file=cast(TextIO, Output()), highlight=False)
+    launch = launch or Launch()
     if options.dry_run:
-        dry_run.report(console, config, _vocab_size(config), options.card)
+        if launch.is_main:
+            console = Console(highlight=False)
+            dry_run.report(
+                console,
+                config,
+                _vocab_size(config),
+                options.card,
+                ranks=launch.world_size,
+                parallel=options.parallel,
+            )
         return
-    device = start_device(config.device)
+    # Only rank 0 prints.
+    console = Console(file=cast(TextIO, Output()), highlight=False, quiet=not launch.is_main)
+    device = start_device(launch.device_name(config.device, torch.cuda.device_count()))
     if device.type == "cpu":
         keep_freed_memory()
     else:
         # TF32 where a GEMM is not in bf16; before the peak rate is measured.
         torch.set_float32_matmul_precision("high")
-    train_split, val_split = open_data(config)
-    config = dataclasses.replace(config, data=format_data(_absolute(config)))
-    if options.decay_now:
-        newest = run.newest_checkpoint()
-        step = checkpoint.read_state(newest).step if newest else 0
-        config = decay_from_now(config, step, options.decay_now)
-    _check_sizes(config, train_split, val_split)
-    vocab_size = padded_vocab_size(train_split.tokenizer.n_vocab)
-    resolved = resolve(config, vocab_size, Machine.here(device))
-    with run.claimed():
-        _train(console, resolved, run, train_split, val_split, resume=options.resume)
+    with joined(launch, device, options.rank_timeout) as ranks:
+        run = ranks.on_main(lambda: run)
+        Session(console, run, options, launch, ranks).start(config, device)
 
 
-def _train(
-    console: Console,
-    resolved: ResolvedConfig,
-    run: Run,
-    train_split: Split,
-    val_split: Split,
-    *,
-    resume: bool,
-) -> None:
-    """Train in the run's directory, to the last step or a signal."""
-    config = resolved.config
-    newest = run.newest_checkpoint() if resume else None
-    step = checkpoint.read_state(newest).step if newest else 0
-    if step >= config.max_steps:
-        say(
-            console,
-            f"{run.path} is at step {step} of {config.max_steps}: nothing is left to train; "
-            "a larger --max-steps would go on",
+class Session:
+    """One start of a run, on this rank.
+
+    Args:
+        console: of rank 0; others print nothing.
+        run: the directory.
+        options: how to start.
+        launch: this process among those of the run.
+        ranks: the processes, joined.
+    """
+
+    def __init__(
+        self, console: Console, run: Run, options: StartOptions, launch: Launch, ranks: Ranks
+    ) -> None:
+        self._console = console
+        self._run = run
+        self._options = options
+        self._launch = launch
+        self._ranks = ranks
+
+    def start(self, config: TrainConfig, device: torch.device) -> None:
+        """Open the data, resolve the configuration and train."""
+        run, ranks, options = self._run, self._ranks, self._options
+        ranks.check_same(_comparable(config) | {"version": metadata.version("pygpt-trainer")})
+        ranks.on_main(lambda: _prepare_default(config))
+        train_split, val_split = open_data(config)
+        ranks.check_same(
+            {f"{split.split} split, sha256": split.checksum for split in (train_split, val_split)}
         )
-        return
-    announce_schedule(config, step)
-    torch.manual_seed(config.seed)
-    model = GPT(
-        resolved.model, resolved.impl, checkpoint_activations=config.checkpoint_activations
-    ).to(resolved.device)
-    if config.init_from and not newest:
-        copy_weights(model, config.init_from, train_split.tokenizer)
-    trainer = Trainer(resolved, model, train_split, val_split, run)
-    if newest:
-        trainer.resume(newest)
-    describe(console, resolved, train_split)
-    run.open(config, resolved.device, step, _data_of(train_split, val_split))
-    with Display(console, run, config, step) as display, stop_on_signals(display.note) as stop:
-        trainer.train(display, stop)
-    if stop.signal and trainer.step < config.max_steps:
-        say(console, f"stopped at step {trainer.step}; go on with: {resume_command(run)}")
-        sys.exit(128 + stop.signal)
-    _conclude(console, run, trainer, val_split, display.seconds)
+        config = dataclasses.replace(config, out=run.path, data=format_data(_absolute(config)))
+        newest = ranks.on_main(run.newest_checkpoint) if options.resume else None
+        step = checkpoint.read_state(newest).step if newest else 0
+        if options.decay_now:
+            config = decay_from_now(config, step, options.decay_now)
+        _check_sizes(config, train_split, val_split)
+        vocab_size = padded_vocab_size(train_split.tokenizer.n_vocab)
+        machine = self._smallest(Machine.here(device))
+        resolved = ranks.on_main(
+            lambda: resolve(
+                config,
+                vocab_size,
+                machine,
+                ranks=ranks.world_size,
+                parallel=options.parallel,
+            )
+        )
+        resolved = dataclasses.replace(resolved, device=device)
+        with contextlib.ExitStack() as claim:
+            ranks.on_main(lambda: claim.enter_context(run.claimed()))
+            self._train(resolved, train_split, val_split, newest, step)
+
+    def _smallest(self, machine: Machine) -> Machine:
+        """With as much memory as the rank with the least has: all take the same micro-batch."""
+        shared_by = self._launch.local_world_size if machine.device.type == "cpu" else 1
+        free = -self._ranks.largest(-machine.free // shared_by)
+        return dataclasses.replace(machine, free=free)
+
+    def _train(
+        self,
+        resolved: ResolvedConfig,
+        train_split: Split,
+        val_split: Split,
+        newest: Path | None,
+        step: int,
+    ) -> None:
+        """Train in the run's directory, to the last step or a signal."""
+        config, run, ranks, console = resolved.config, self._run, self._ranks, self._console
+        if step >= config.max_steps:
+            say(
+                console,
+                f"{run.path} is at step {step} of {config.max_steps}: nothing is left to train; "
+                "a larger --max-steps would go on",
+            )
+            return
+        announce_schedule(config, step)
+        torch.manual_seed(config.seed)
+        model = GPT(
+            resolved.model, resolved.impl, checkpoint_activations=config.checkpoint_activations
+        )
+        if resolved.parallel != "fsdp":  # which moves one block after the other
+            model = model.to(resolved.device)
+        if config.init_from and not newest:
+            copy_weights(model, config.init_from, train_split.tokenizer)
+        trainer = Trainer(resolved, model, train_split, val_split, run, ranks)
+        if newest:
+            trainer.resume(newest)
+        describe(console, resolved, train_split)
+        data = _data_of(train_split, val_split)
+        ranks.on_main(lambda: run.open(config, resolved.device, step, data, self._launch.id))
+        with (
+            Display(console, run, config, step) as display,
+            stop_on_signals(display.note) as stop,
+        ):
+            trainer.train(display, stop)
+        if trainer.step < config.max_steps:
+            say(console, f"stopped at step {trainer.step}; go on with: {resume_command(run)}")
+            sys.exit(128 + (stop.signal or signal.SIGTERM))  # of another rank's, SIGTERM
+        if ranks.is_main:
+            _conclude(console, run, trainer, val_split, display.seconds)
 
 
 # --- before --------------------------------------------------------------------------------------
 
 
+def _prepare_default(config: TrainConfig) -> None:
+    """Make the corpus of the presets that have one, where it is missing."""
+    if not config.data and config.preset.startswith("stdlib") and not STDLIB_DATA.exists():
+        prepare_stdlib(STDLIB_DATA, "bytes")
+
+
+def _comparable(config: TrainConfig) -> dict[str, Any]:
+    """What all ranks must agree on; data is compared by checksum, its path may differ."""
+    fields = dataclasses.asdict(config)
+    return {name: value for name, value in fields.items() if name not in ("out", "data", "device")}
+
+
 def open_data(config: TrainConfig) -> tuple[Split, Split]:
-    """The training and the validation split; prepares the default corpus where it is missing.
+    """The training and the validation split.
 
     Raises:
         InputError: no dataset is named, or it can't be used.
@@ -126,8 +215,6 @@ def open_data(config: TrainConfig) -> tuple[Split, Split]:
                 "python -m pygpt.prepare text PATH, or one with nanoGPT's train.bin and val.bin"
             )
         parts = (DataPart(STDLIB_DATA),)
-        if not STDLIB_DATA.exists():
-            prepare_stdlib(STDLIB_DATA, "bytes")
     train, val = (open_split(parts, name, config.tokenizer) for name in ("train", "val"))
     return train, val
 

@@ -21,32 +21,26 @@ from torch import Tensor
 from pygpt.data.mixture import Split
 from pygpt.evaluation.loss import Evaluation
 from pygpt.evaluation.mixture import MixtureEvaluation, evaluate_split
+from pygpt.hub import huggingface
 from pygpt.model import GPT
 from pygpt.planning.memory import ways_out
 from pygpt.planning.resolve import ResolvedConfig
 from pygpt.runs import checkpoint
 from pygpt.runs.run import Run
-from pygpt.training import out_of_memory
+from pygpt.training import recovery
 from pygpt.training.batches import Batches
-from pygpt.training.observer import Observer, StepReport
+from pygpt.training.observer import LaunchedStep, Observer, StepReport
 from pygpt.training.offload import build_updater
+from pygpt.training.parallel import parallelize
+from pygpt.training.ranks import Ranks
+from pygpt.training.recovery import Failure, Vote
+from pygpt.training.saver import Saver
 from pygpt.training.schedule import learning_rate
 from pygpt.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_READS = 0.5
-
-
-@dataclasses.dataclass(frozen=True)
-class LaunchedStep:
-    """A step that the device may still be computing: reading its figures waits for it."""
-
-    step: int
-    """Steps done, including this one."""
-    loss: Tensor
-    grad_norm: Tensor
-    lr: float
 
 
 class Trainer:
@@ -58,6 +52,7 @@ class Trainer:
         train: split to train on.
         val: split to evaluate on.
         directory: of the run, for its metrics and checkpoints.
+        ranks: that train together; None is this process alone.
 
     Attributes:
         step: steps done.
@@ -74,6 +69,7 @@ class Trainer:
         train: Split,
         val: Split,
         directory: Run,
+        ranks: Ranks | None = None,
     ) -> None:
         self.run = run
         self.config = run.config
@@ -83,11 +79,15 @@ class Trainer:
         self.evaluation: Evaluation | None = None
         self._train = train
         self._val = val
+        self._ranks = ranks or Ranks()
+        self._parallel = parallelize(model, run.parallel, run.device, compiled=run.compile)
         self._updater = build_updater(model, self.config)
-        self._loss: Callable[[Tensor, Tensor], Tensor] = (
-            torch.compile(model.loss) if run.compile else model.loss
+        self._batches = Batches(train, self.config, run.device, self._ranks)
+        self._saver = Saver(
+            directory, self.config.keep_checkpoints, self._ranks, slices=run.parallel == "fsdp"
         )
-        self._batches = Batches(train, self.config, run.device)
+        self._rehearsed = 0  # micro-batch of the last rehearsal
+        self._peak_flops = run.peak.flops * self._ranks.world_size
         self._observer: Observer
         self._clock = 0.0
 
@@ -119,48 +119,44 @@ class Trainer:
             InputError: out of memory with one sequence at a time.
         """
         lr = learning_rate(self.step, self.config)
-        loss = out_of_memory.retry(self._compiled_or_eager, self._halve_micro_batch)
+        loss = recovery.retry(
+            self._backward, self._recover, self._ranks, agreed=self._parallel.recovers
+        )
         grad_norm = self._updater.clip_gradients(self.config.grad_clip)
         self._updater.step(lr)
         self._updater.zero_grad()
         self.step += 1
         return LaunchedStep(self.step, loss, grad_norm, lr)
 
-    def _backward(self) -> Tensor:
+    def _backward(self, vote: Vote) -> Tensor:
         """Accumulate the gradients of the step's batch; return its mean loss, a scalar."""
-        torch.manual_seed(_dropout_seed(self.config.seed, self.step))
+        if self._parallel.rehearses and self._rehearsed != self.run.micro_batch:
+            # No rank waits for another one here, so that all can recover from out-of-memory.
+            self._accumulate(vote, synchronise=False)
+            vote.succeeded()
+            vote.reopen()
+            self._updater.zero_grad()
+            self._rehearsed = self.run.micro_batch
+        return self._ranks.mean(self._accumulate(vote))
+
+    def _accumulate(self, vote: Vote, *, synchronise: bool = True) -> Tensor:
+        """Forward and backward of all micro-batches; the mean loss of this rank's."""
+        torch.manual_seed(_dropout_seed(self.config.seed, self.step, self._ranks.rank))
         x, y = self._batches.batch(self.step)
-        n = self.run.micro_batch
+        n, accumulation = self.run.micro_batch, self.run.accumulation
         micro_batches = zip(torch.split(x, n), torch.split(y, n), strict=True)
         total = torch.zeros((), device=self.run.device)
-        for inputs, targets in micro_batches:
-            with self._autocast():
-                # All micro-batches have the same number of targets: the mean of means is the mean.
-                loss = self._loss(inputs, targets) / self.run.accumulation
-            loss.backward()  # type: ignore[no-untyped-call]
+        for i, (inputs, targets) in enumerate(micro_batches, 1):
+            last = i == accumulation
+            with self._parallel.micro_batch(last and synchronise):
+                with self._autocast():
+                    # All micro-batches have as many targets: the mean of means is the mean.
+                    loss = self._parallel.loss(inputs, targets) / accumulation
+                if last and synchronise:
+                    vote.succeeded()  # before the ranks exchange gradients
+                loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total
-
-    def _compiled_or_eager(self) -> Tensor:
-        """`_backward`; where the compiler fails and was only "auto", again without it."""
-        try:
-            return self._backward()
-        except RuntimeError as error:
-            if not self.run.compile or not _is_of_compiler(error):
-                raise
-            reason = str(error).strip().partition("\n")[0]
-        if not self.run.compile_is_auto:
-            raise InputError(
-                f"torch.compile failed ({reason}); give --compile False to train without it, or "
-                "TORCHINDUCTOR_CACHE_DIR=DIR if another process uses the same cache"
-            )
-        logger.warning("torch.compile failed (%s): training goes on without it", reason)
-        self._updater.zero_grad()
-        self._loss = self.model.loss
-        self.run = self.run.without_compile()
-        self.config = self.run.config
-        self.directory.write_config(self.config)  # --resume does not compile again
-        return self._backward()
 
     def train(self, observer: Observer, should_stop: Callable[[], bool]) -> None:
         """Train to the last step, or until `should_stop()` is true after a step; then save.
@@ -174,41 +170,78 @@ class Trainer:
         """
         self._observer = observer
         self.model.train()
+        try:
+            self._train_steps(should_stop)
+            self._saver.wait()
+            self._announce_checkpoints()
+        finally:
+            self._saver.close()
+
+    def _train_steps(self, should_stop: Callable[[], bool]) -> None:
         self._clock = time.perf_counter()
         launched: list[LaunchedStep] = []
         while self.step < self.config.max_steps:
             launched.append(self.train_step())
             last = self.step == self.config.max_steps
-            stopping = should_stop()
+            stopping = self._ranks.any(should_stop())
             evaluating = self.step % self.config.eval_interval == 0 or last
             saving = self.step % self.config.checkpoint_interval == 0 or last or stopping
             if evaluating or saving or self._should_read():
                 # Read before anything is saved: a diverged model gets no checkpoint.
                 self._between_steps(self._read(launched), evaluating, saving)
                 launched = []
+            self._announce_checkpoints()
             if stopping:
                 return
 
     def finish(self) -> GPT:
-        """The trained model in fp32, on its device, in eval mode. No step can follow."""
+        """The trained model in fp32, on its device, in eval mode. No step can follow.
+
+        Where the ranks hold slices of it, rank 0 reads the newest checkpoint.
+        """
         self._updater.release()
+        newest = self.directory.newest_checkpoint()
+        if self.run.parallel == "fsdp" and newest:
+            self.model, _ = huggingface.load(newest, self.run.device, impl=str(self.run.impl))
         return self.model.eval()
 
-    def _halve_micro_batch(self, reason: str) -> None:
-        """Drop the gradients and store the smaller micro-batch. No weight has changed so far."""
+    def _recover(self, failure: Failure, reason: str) -> None:
+        """Change what the step failed of. No weight has changed so far."""
         self._updater.zero_grad()
+        if failure is Failure.MEMORY:
+            self._halve_micro_batch(reason)
+        else:
+            self._stop_compiling(reason)
+        self.config = self.run.config
+        if self._ranks.is_main or not self._parallel.recovers:
+            self.directory.write_config(self.config)  # --resume starts with what works
+        if not self._parallel.recovers:
+            raise InputError(
+                "the other ranks wait for slices of this one, so that the run ends here; the "
+                "change is stored with it, and --resume, or torchrun --max-restarts, goes on"
+            )
+
+    def _stop_compiling(self, reason: str) -> None:
+        if not self.run.compile_is_auto:
+            raise InputError(
+                f"torch.compile failed ({reason}); give --compile False to train without it, or "
+                "TORCHINDUCTOR_CACHE_DIR=DIR if another process uses the same cache"
+            )
+        logger.warning("torch.compile failed (%s): training goes on without it", reason)
+        self._parallel.stop_compiling()
+        self.run = self.run.without_compile()
+
+    def _halve_micro_batch(self, reason: str) -> None:
         if self.run.device.type == "cuda":
             torch.cuda.empty_cache()
-        before, sequences = self.run.micro_batch, self.config.batch_sequences()
+        before, sequences = self.run.micro_batch, self.run.rank_sequences
         if before == 1:
             raise InputError(
                 f"out of memory at step {self.step + 1} with one sequence at a time ({reason}); "
                 f"{ways_out(self.config)}"
             )
-        after = out_of_memory.smaller_micro_batch(sequences, before)
+        after = recovery.smaller_micro_batch(sequences, before)
         self.run = self.run.with_micro_batch(after)
-        self.config = self.run.config
-        self.directory.write_config(self.config)  # --resume starts with what fits
         logger.warning(
             "out of memory at step %d with micro-batches of %d sequences (%s); from here on "
             "%d × %d: the batch of a step stays the same",
@@ -248,7 +281,7 @@ class Trainer:
                 tokens_per_second=rate,
                 lr=step.lr,
                 grad_norm=norm,
-                mfu=rate * self.model.config.flops_per_token() / self.run.peak.flops,
+                mfu=rate * self.model.config.flops_per_token() / self._peak_flops,
             )
             reports.append(report)
         return reports
@@ -264,7 +297,8 @@ class Trainer:
             losses = {name: part.loss for name, part in parts.items()}
             reports[-1] = dataclasses.replace(reports[-1], val_loss=val_loss, val_losses=losses)
         for report in reports:
-            self.directory.append_metrics(report.fields())
+            if self._ranks.is_main:
+                self.directory.append_metrics(report.fields())
             self._observer.on_step(report)
         if saving:
             self._save(val_loss)
@@ -273,6 +307,7 @@ class Trainer:
     def _check_finite(self, name: str, value: float, step: int) -> None:
         if math.isfinite(value):
             return
+        self._saver.wait()
         newest = self.directory.newest_checkpoint()
         kept = f"the last good checkpoint is {newest}" if newest else "there was no checkpoint yet"
         raise InputError(
@@ -289,35 +324,29 @@ class Trainer:
             max_tokens=self.config.eval_tokens,
             batch_size=self.run.micro_batch,
             autocast=self._autocast(),
+            ranks=self._ranks,
         )
         self._observer.on_evaluation(self.step, self.evaluation)
         return self.evaluation
 
     def _save(self, val_loss: float | None) -> None:
         state = checkpoint.TrainerState(self.step, val_loss, self._train.checksum)
-        path = checkpoint.save(
-            self.directory.checkpoints,
-            self._updater.weights,
-            self._updater.optimizer,
-            self._val.tokenizer,
-            state,
+        content = checkpoint.content(
+            self._updater.weights, self._updater.optimizer, self._val.tokenizer, state
         )
-        with self.directory.writing():
-            checkpoint.prune(self.directory.checkpoints, self.config.keep_checkpoints)
-        self._observer.on_checkpoint(path)
+        self._saver.save(content)
+
+    def _announce_checkpoints(self) -> None:
+        for path in self._saver.written():
+            self._observer.on_checkpoint(path)
 
 
-def _is_of_compiler(error: RuntimeError) -> bool:
-    from torch._dynamo.exc import TorchDynamoException  # takes a second to import
-
-    return isinstance(error, TorchDynamoException)
-
-
-def _dropout_seed(seed: int, step: int) -> int:
-    """A 64-bit seed for each seed (64 bits) and step (32 bits).
+def _dropout_seed(seed: int, step: int, rank: int = 0) -> int:
+    """A 64-bit seed for each seed (64 bits), step (32 bits) and rank.
 
     Below 2³² it is ``seed << 32 | step``. The upper half of a larger seed is multiplied by an odd
-    number, which keeps different halves different modulo 2⁶⁴, and XORed.
+    number, which keeps different halves different modulo 2⁶⁴, and XORed; so is the rank.
     """
     golden = 0x9E3779B97F4A7C15
-    return (seed << 32 | step) % 2**64 ^ (seed >> 32) * golden % 2**64
+    upper = ((seed >> 32) * golden ^ rank * 0xBF58476D1CE4E5B9) % 2**64
+    return (seed << 32 | step) % 2**64 ^ upper

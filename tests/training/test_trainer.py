@@ -161,7 +161,7 @@ def test_a_stop_is_saved_and_resumed_to_the_same_bits(build: Callable[..., Train
 
 def fail_at(trainer: Trainer, call: int, error: RuntimeError) -> None:
     """Let call number `call` of the loss, from 1, raise `error`."""
-    loss, calls = trainer._loss, []
+    loss, calls = trainer._parallel.loss, []
 
     def failing(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         calls.append(x)
@@ -169,7 +169,7 @@ def fail_at(trainer: Trainer, call: int, error: RuntimeError) -> None:
             raise error
         return loss(x, y)
 
-    trainer._loss = failing
+    trainer._parallel.loss = failing
 
 
 def test_out_of_memory_halves_the_micro_batch_and_repeats_the_step(
