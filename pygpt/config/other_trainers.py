@@ -15,9 +15,9 @@ _NANOGPT = {
     "eval_iters": "{eval_tokens}",
     "eval_only": "python -m pygpt.eval RUN",
     "always_save_checkpoint": "{checkpoint_interval} and {keep_checkpoints}",
-    "wandb_log": "metrics.jsonl in the run's directory, and TensorBoard where it is installed",
-    "wandb_project": "metrics.jsonl in the run's directory, and TensorBoard where it is installed",
-    "backend": "nothing: one device trains",
+    "wandb_log": "{track}, as wandb",
+    "wandb_project": "{track}, as wandb; the environment variable WANDB_PROJECT names the project",
+    "backend": "nothing: nccl between GPUs and gloo between CPUs; see docs/many-gpus.md",
 }
 _NANOCHAT = {
     "depth": "{n_layer}",
@@ -42,6 +42,10 @@ _LITGPT = {
     "out_directory": "{out}",
     "precision": "{dtype}",
 }
+_INIT_FROM_OF_NANOGPT = {
+    "resume": "here it is --resume",
+    "scratch": "here it is the default: leave it out",
+}
 _TABLES = {"nanoGPT": _NANOGPT, "nanochat": _NANOCHAT, "litgpt": _LITGPT}
 
 
@@ -53,6 +57,12 @@ class _Spelling(dict[str, str]):
 
     def __missing__(self, field: str) -> str:
         return f"--{field.replace('_', '-')}" if self._flags else field
+
+
+def init_from_hint(value: str) -> str | None:
+    """What to write for a value of nanoGPT's init_from that names no model."""
+    here = _INIT_FROM_OF_NANOGPT.get(value)
+    return f"init_from={value} is nanoGPT's; {here}" if here else None
 
 
 def hint(name: str, *, flags: bool) -> str | None:

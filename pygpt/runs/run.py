@@ -17,6 +17,7 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 RUNS = Path("runs")
 CHECKPOINT_PREFIX = "step-"
+# `python -m pygpt.runs` takes a run's lock for microseconds, to see whether it is free.
+_LOCK_TRIES, _LOCK_SECONDS = 4, 0.05
 
 
 class Run:
@@ -143,13 +146,17 @@ class Run:
     def _lock(self, file: TextIO) -> None:
         """Lock a file. The system releases the lock when the process ends, however it ends."""
         with self.writing():
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(
-                    f"another process is training in {self.path}; wait for it or stop it, or give "
-                    "another --out"
-                ) from error
+            for _ in range(_LOCK_TRIES):
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    time.sleep(_LOCK_SECONDS)
+                else:
+                    return
+        raise InputError(
+            f"another process is training in {self.path}; wait for it or stop it, or give another "
+            "--out"
+        )
 
     def _metrics_of(self, line: bytes, number: int) -> dict[str, Any]:
         try:

@@ -8,6 +8,7 @@ import logging
 import torch
 
 from pygpt.config import TrainConfig
+from pygpt.config.other_trainers import init_from_hint
 from pygpt.hub import huggingface
 from pygpt.model import GPT
 from pygpt.runs.models import locate
@@ -15,8 +16,6 @@ from pygpt.tokenizers.info import TokenizerInfo
 from pygpt.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
-
-_NANOGPT = {"resume": "here it is --resume", "scratch": "here it is the default: leave it out"}
 
 
 def adopt_shape(config: TrainConfig) -> TrainConfig:
@@ -27,8 +26,9 @@ def adopt_shape(config: TrainConfig) -> TrainConfig:
     """
     if config.init_from is None:
         return config
-    if config.init_from in _NANOGPT:
-        raise InputError(f"init_from={config.init_from} is nanoGPT's; {_NANOGPT[config.init_from]}")
+    elsewhere = init_from_hint(config.init_from)
+    if elsewhere:
+        raise InputError(elsewhere)
     shape, _ = huggingface.read_config(locate(config.init_from))
     adopted = dataclasses.replace(
         config,

@@ -140,12 +140,10 @@ class JoinedRanks(Ranks):
 
         Waits ROLL_CALL_SECONDS for the ranks to report; those that don't are named.
         """
-        self._store.set(f"pygpt/alive/{self.rank}", "")
+        self._store.set(f"alive/{self.rank}", "")
         time.sleep(ROLL_CALL_SECONDS)
         missing = [
-            rank
-            for rank in range(self.world_size)
-            if not self._store.check([f"pygpt/alive/{rank}"])
+            rank for rank in range(self.world_size) if not self._store.check([f"alive/{rank}"])
         ]
         names = ", ".join(f"rank {rank}" for rank in missing) or "none, they all answer now"
         return InputError(
@@ -190,10 +188,12 @@ def joined(launch: Launch, device: torch.device, seconds: float) -> Iterator[Ran
             "with CUDA from pytorch.org, or train on one GPU without torchrun"
         )
     timeout = timedelta(seconds=seconds)
-    store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+    agent_store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+    # torchrun's store outlives a restart, with the addresses of processes that have ended.
+    store = PrefixStore(f"pygpt/{launch.restarts}", agent_store)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-        store=PrefixStore("pygpt", store),
+        store=store,
         rank=rank,
         world_size=world_size,
         timeout=timeout,

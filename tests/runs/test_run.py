@@ -1,8 +1,10 @@
 """A run's directory: held by one process, and clear about what is wrong with it."""
 
+import fcntl
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -96,3 +98,14 @@ def test_a_stray_folder_is_no_checkpoint(run: Run) -> None:
     newest = run.newest_checkpoint()
     assert newest
     assert newest.name == "step-00000003"
+
+
+def test_a_look_at_the_lock_does_not_refuse_a_start(tmp_path: Path) -> None:
+    """`python -m pygpt.runs` takes the lock for a moment."""
+    run = Run(tmp_path)
+    with (tmp_path / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        release = threading.Timer(0.02, fcntl.flock, (file, fcntl.LOCK_UN))
+        release.start()
+        with run.claimed():
+            release.join()
