@@ -17,6 +17,8 @@ from pygpt.config.data_parts import DataPart, parse_data
 from pygpt.config.gpt import GPTConfig
 from pygpt.utils.errors import InputError, check_seed
 
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
@@ -44,8 +46,9 @@ class TrainConfig:
 
     device: str = "auto"
     """"cpu", "cuda", "cuda:1" …; "auto" takes a GPU if there is one."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of GEMM inputs; weights stay float32. "auto" takes bfloat16 where it is faster."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of GEMM inputs; weights stay float32. "auto" takes bfloat16 where it is faster. float16
+    is for GPUs without bfloat16 (T4): the loss is scaled, and a step that overflows is skipped."""
     impl: str = "auto"
     """Kernels: "auto", "eager", "triton", "native", or by op: "attention=eager,gelu=triton"."""
     compile: bool | Literal["auto"] = "auto"
@@ -122,6 +125,9 @@ class TrainConfig:
     """Steps between checkpoints."""
     keep_checkpoints: int = 2
     """Newest checkpoints to keep; the one with the best validation loss stays besides."""
+    track: str | None = None
+    """Where figures go besides metrics.jsonl: tensorboard, wandb, mlflow, trackio, or several as
+    wandb,mlflow; "" is none. Default: TensorBoard where it is installed."""
     prompt: str = ""
     """Text that the sample at the end starts with."""
 
@@ -150,13 +156,19 @@ class TrainConfig:
         for name in ("beta1", "beta2", "muon_momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.offload_optimizer and self.dtype == "float32":
+        if self.offload_optimizer and self.dtype in ("float32", "float16"):
             raise InputError(
                 "--offload-optimizer keeps weights in bfloat16 on the device, and dtype is "
-                "float32; give --dtype bfloat16, or leave --offload-optimizer out"
+                f"{self.dtype}; give --dtype bfloat16, or leave --offload-optimizer out"
             )
         self._check_optimizer()
         self._check_decay()
+        for name in self.trackers or ():
+            if name not in TRACKERS:
+                raise InputError(
+                    f"track={self.track}: there is no tracker {name!r}; there are "
+                    f"{', '.join(TRACKERS)}"
+                )
 
     def _check_optimizer(self) -> None:
         if self.offload_optimizer and self.optimizer == "muon":
@@ -176,6 +188,13 @@ class TrainConfig:
             raise InputError(
                 f"decay_from={self.decay_from} needs --schedule wsd, and this is {self.schedule}"
             )
+
+    @property
+    def trackers(self) -> tuple[str, ...] | None:
+        """The names in `track`."""
+        if self.track is None:
+            return None
+        return tuple(name.strip() for name in self.track.split(",") if name.strip())
 
     @property
     def data_parts(self) -> tuple[DataPart, ...]:

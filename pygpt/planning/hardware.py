@@ -18,7 +18,7 @@ from pygpt.planning import gpu_timing
 from pygpt.planning.cards import Card, find_card
 from pygpt.utils.errors import InputError
 
-DType = Literal["float32", "bfloat16"]
+DType = Literal["float32", "bfloat16", "float16"]
 
 BF16_WIDTH = 64
 """n_embd from which a step on a CPU with bf16 instructions is not slower in bf16 than in fp32.
@@ -82,7 +82,7 @@ def pick_dtype(name: DType | Literal["auto"], device: torch.device, width: int) 
     same run.
 
     Args:
-        name: "auto", "float32" or "bfloat16".
+        name: "auto", "float32", "bfloat16" or "float16".
         device: where the model runs.
         width: n_embd. On a CPU "auto" takes float32 below BF16_WIDTH.
     """
@@ -111,7 +111,11 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> Peak:
         card = card_of(device)
         if card:
             return Peak(card.flops, f"{card.name}, bf16, data sheet")
-    short, size = {torch.float32: ("fp32", 4096), torch.bfloat16: ("bf16", 8192)}[dtype]
+    short, size = {
+        torch.float32: ("fp32", 4096),
+        torch.bfloat16: ("bf16", 8192),
+        torch.float16: ("fp16", 8192),
+    }[dtype]
     if device.type != "cuda":
         size = 1024
     rate = gemm_rate(device, dtype, size)

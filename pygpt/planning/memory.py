@@ -337,7 +337,7 @@ def estimate(
         activations=ids + config.n_layer * (block_inputs if checkpointing else block),
         loss=loss,
         backward=backward,
-        update=_muon_update(config, s) if muon else 0,
+        update=_muon_update(config, FP32 if dtype == torch.float16 else s) if muon else 0,
         host=host,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 
@@ -13,6 +13,7 @@ from pygpt.ops.dispatch import Implementations
 from pygpt.planning.cards import Card, named_card
 from pygpt.planning.compile import resolve_compile
 from pygpt.planning.hardware import (
+    DType,
     Peak,
     card_of,
     device_name,
@@ -74,7 +75,8 @@ class Machine:
             name = pick_dtype(config.dtype, self.device, config.n_embd)
         else:
             name = "bfloat16" if config.dtype == "auto" else config.dtype
-        return torch.float32 if name == "float32" else torch.bfloat16
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
 
     def peak(self, dtype: torch.dtype) -> Peak:
         """The rate of GEMMs: the data sheet's, or measured on the device."""
@@ -173,13 +175,13 @@ def resolve(
             "slices weights and moments over them"
         )
     dtype = machine.pick_dtype(config)
-    impl = Implementations.parse(config.impl).resolve(machine.device, model)
+    impl = _pick_implementations(config, dtype, machine.device, model)
     peak = machine.peak(dtype)
     compiles = resolve_compile(config, model, machine.device.type, peak.flops)
     stored = dataclasses.replace(
         config,
         device=str(machine.device) if ranks == 1 else machine.device.type,
-        dtype="float32" if dtype == torch.float32 else "bfloat16",
+        dtype=cast(DType, str(dtype).removeprefix("torch.")),
         impl=str(impl),
         compile=compiles,
         lr_decay_steps=config.lr_decay_steps or config.max_steps,
@@ -215,12 +217,40 @@ def resolve(
     return unfitted.with_micro_batch(micro_batch)
 
 
+def _pick_implementations(
+    config: TrainConfig, dtype: torch.dtype, device: torch.device, model: GPTConfig
+) -> Implementations:
+    """The implementations of the ops; the native ones take no float16.
+
+    Raises:
+        InputError: they can't run on the device, or not with this dtype.
+    """
+    asked = Implementations.parse(config.impl)
+    if dtype == torch.float16 and device.type == "cpu":
+        if "native" in dataclasses.astuple(asked):
+            raise InputError(
+                f"impl={config.impl}: the native ops take float32 and bfloat16, and dtype is "
+                "float16; take --impl auto"
+            )
+        eager = {op: "eager" for op, impl in dataclasses.asdict(asked).items() if impl == "auto"}
+        asked = dataclasses.replace(asked, **eager)
+    return asked.resolve(device, model)
+
+
 def _pick_parallel(
     wanted: Literal["auto", "ddp", "fsdp"], run: ResolvedConfig, free: int
 ) -> Literal["none", "ddp", "fsdp"]:
     """DDP, which exchanges fewer bytes, where a model and its moments fit on every rank."""
     if run.ranks == 1:
         return "none"
+    if wanted == "fsdp" and run.dtype == torch.float16:
+        raise InputError(
+            "--parallel fsdp has no loss scaling, which --dtype float16 needs; give --parallel "
+            "ddp, or --dtype bfloat16"
+        )
     if wanted != "auto":
         return wanted
+    # The scaler of float16 looks at gradients, which have to be whole.
+    if run.dtype == torch.float16:
+        return "ddp"
     return "ddp" if dataclasses.replace(run, parallel="ddp").plan().fits(1, free) else "fsdp"

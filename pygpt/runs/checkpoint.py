@@ -24,6 +24,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -57,6 +58,17 @@ class TrainerState:
     """Validation loss of these weights, nats per token, where it was measured."""
     train_checksum: str | None = None
     """`TokenDataset.checksum` of the train split; older checkpoints lack it."""
+    scaling: dict[str, float] | None = None
+    """State of float16's loss scaling."""
+    skipped_steps: int = 0
+    """Steps in which float16 overflowed."""
+
+    def fields(self) -> dict[str, Any]:
+        """The content of ``trainer.json``; what only float16 has is left out elsewhere."""
+        fields = dataclasses.asdict(self)
+        if self.scaling is None:
+            del fields["scaling"], fields["skipped_steps"]
+        return fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +100,7 @@ def content(
 ) -> Content:
     """What to write of a run as it stands; the tensors are not copied."""
     files = huggingface.describing_files(model, tokenizer)
-    files["trainer.json"] = huggingface.json_text(dataclasses.asdict(state))
+    files["trainer.json"] = huggingface.json_text(state.fields())
     weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     return Content(model.config, weights, optimizer_tensors(model, optimizer), files, state)
 

@@ -1,14 +1,13 @@
-"""Output of training: a live bar on a terminal, lines elsewhere, TensorBoard where installed."""
+"""Output of training: a live bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import sys
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
@@ -17,15 +16,10 @@ from pygpt.data.mixture import Split, parts_of
 from pygpt.evaluation.loss import Evaluation
 from pygpt.planning.hardware import device_name
 from pygpt.planning.resolve import ResolvedConfig
-from pygpt.runs.run import Run
 from pygpt.training.observer import StepReport
 from pygpt.utils import cli
 from pygpt.utils.cli import say
 from pygpt.utils.progress import ProgressBar
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
 
 logger = logging.getLogger(__name__)
 
@@ -97,14 +91,12 @@ def describe(console: Console, run: ResolvedConfig, train_split: Split) -> None:
 
 
 class Display:
-    """Shows training: a live bar on a terminal, lines elsewhere; TensorBoard where installed."""
+    """Shows training: a live bar on a terminal, lines elsewhere."""
 
-    def __init__(self, console: Console, run: Run, config: TrainConfig, step: int) -> None:
+    def __init__(self, console: Console, config: TrainConfig, step: int) -> None:
         self._console = console
-        self._run = run
         self._config = config
         self._start = time.perf_counter()
-        self._first_step = step + 1
         self._bar = ProgressBar(
             "step",
             config.max_steps,
@@ -114,24 +106,13 @@ class Display:
             lines=False,  # every log_interval steps, in on_step
             transient=False,
         )
-        self._tensorboard: SummaryWriter | None = None
 
     def __enter__(self) -> Display:
-        if importlib.util.find_spec("tensorboard"):
-            from torch.utils.tensorboard import SummaryWriter
-
-            with self._run.writing():
-                self._tensorboard = SummaryWriter(
-                    self._run.path / "tensorboard", purge_step=self._first_step
-                )
         self._bar.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.__exit__(None, None, None)
-        if self._tensorboard:
-            with self._run.writing():
-                self._tensorboard.close()
 
     @property
     def seconds(self) -> float:
@@ -152,12 +133,6 @@ class Display:
         if not self._console.is_interactive and report.step % self._config.log_interval == 0:
             text += f"  {timedelta(seconds=round(self._bar.seconds_left))} left"
             self.note(f"step {report.step}/{self._config.max_steps}  {text}")
-        if not self._tensorboard:
-            return
-        with self._run.writing():
-            for name, value in report.fields().items():
-                if name not in ("step", "tokens"):
-                    self._tensorboard.add_scalar(name, value, report.step)
 
     def on_evaluation(self, step: int, evaluation: Evaluation) -> None:
         """Show an evaluation."""

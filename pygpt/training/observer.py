@@ -36,10 +36,14 @@ class StepReport:
     """Tokens trained on so far, in all starts of the run."""
     tokens_per_second: float
     lr: float
-    grad_norm: float
-    """Before clipping."""
+    grad_norm: float | None
+    """Before clipping. None where float16 overflowed, so that the step was skipped."""
     mfu: float
     """Model FLOP/s as a share of the peak rate."""
+    loss_scale: float | None = None
+    """What the loss was scaled by, with float16, when the figures were read."""
+    skipped_steps: int | None = None
+    """Steps so far in which float16 overflowed."""
     val_losses: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Of a mixture, by the names of its parts; `val_loss` is their weighted total."""
 
@@ -60,3 +64,25 @@ class Observer(Protocol):
     def on_evaluation(self, step: int, evaluation: Evaluation) -> None: ...
 
     def on_checkpoint(self, path: Path) -> None: ...
+
+
+class Observers:
+    """Several observers as one."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def on_step(self, report: StepReport) -> None:
+        """Tell all."""
+        for observer in self._observers:
+            observer.on_step(report)
+
+    def on_evaluation(self, step: int, evaluation: Evaluation) -> None:
+        """Tell all."""
+        for observer in self._observers:
+            observer.on_evaluation(step, evaluation)
+
+    def on_checkpoint(self, path: Path) -> None:
+        """Tell all."""
+        for observer in self._observers:
+            observer.on_checkpoint(path)

@@ -29,19 +29,48 @@ class Updater:
     def __init__(self, model: GPT, config: TrainConfig) -> None:
         self.weights = model
         self.optimizer = build_optimizer(model, config)
+        device = model.wte.weight.device.type
+        self._scaler = torch.amp.GradScaler(device) if config.dtype == "float16" else None
+
+    def backward(self, loss: Tensor) -> None:
+        """Add to the gradients; with float16 those of the scaled loss (Micikevicius et al. 2018,
+        arXiv:1710.03740, section 3.2).
+        """
+        scaled = self._scaler.scale(loss) if self._scaler else loss
+        scaled.backward()  # type: ignore[no-untyped-call]
 
     def clip_gradients(self, max_norm: float) -> Tensor:
         """Scale the gradients down to a norm of `max_norm`; 0 leaves them as they are.
 
         Returns:
-            The norm before, a scalar on the device.
+            The norm before, a scalar on the device. With float16 it is not finite where a scaled
+            gradient overflowed.
         """
+        if self._scaler:
+            self._scaler.unscale_(self.optimizer)
         return clip_gradients(self.weights.parameters(), max_norm)
 
     def step(self, lr: float) -> None:
-        """Update the weights. It allocates next to nothing: memory is needed by the backward."""
+        """Update the weights. It allocates next to nothing: memory is needed by the backward.
+
+        With float16 it does nothing where a gradient overflowed, and the scale is halved.
+        """
         set_learning_rate(self.optimizer, lr)
-        self.optimizer.step()
+        if self._scaler:
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
+        else:
+            self.optimizer.step()
+
+    @property
+    def scaling(self) -> dict[str, float] | None:
+        """State of the loss scaling of float16, for a checkpoint; None for other dtypes."""
+        return self._scaler.state_dict() if self._scaler else None
+
+    def restore_scaling(self, state: dict[str, float] | None) -> None:
+        """Go on with a stored state of the loss scaling; one that is None starts again."""
+        if self._scaler and state:
+            self._scaler.load_state_dict(state)
 
     def zero_grad(self) -> None:
         """Reset the gradients."""

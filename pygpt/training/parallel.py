@@ -28,6 +28,7 @@ class OneDevice:
     Args:
         model: on the device to train on.
         device: that device.
+        dtype: of the GEMMs' inputs.
         compiled: whether it runs through torch.compile.
 
     Attributes:
@@ -39,13 +40,16 @@ class OneDevice:
     recovers = True
     rehearses = False
 
-    def __init__(self, model: GPT, device: torch.device, compiled: bool) -> None:
-        self.loss: Loss = torch.compile(model.loss) if compiled else model.loss
+    def __init__(
+        self, model: GPT, device: torch.device, dtype: torch.dtype, compiled: bool
+    ) -> None:
         self._model = model
+        self._eager = _mean_loss(model, dtype)
+        self.loss: Loss = torch.compile(self._eager) if compiled else self._eager
 
     def stop_compiling(self) -> None:
         """Use the model as it is from here on."""
-        self.loss = self._model.loss
+        self.loss = self._eager
 
     def micro_batch(self, synchronise: bool) -> contextlib.AbstractContextManager[None]:
         """Context for forward and backward of a micro-batch.
@@ -62,14 +66,14 @@ class DataParallel(OneDevice):
 
     rehearses = True
 
-    def __init__(self, model: GPT, device: torch.device, compiled: bool) -> None:
-        super().__init__(model, device, compiled=False)
-        self._wrapped = DistributedDataParallel(_Loss(model), gradient_as_bucket_view=True)
+    def __init__(
+        self, model: GPT, device: torch.device, dtype: torch.dtype, compiled: bool
+    ) -> None:
+        super().__init__(model, device, dtype, compiled=False)
+        module = _Loss(model, self._eager)
+        self._wrapped = DistributedDataParallel(module, gradient_as_bucket_view=True)
+        self._eager = self._wrapped
         self.loss = cast(Loss, torch.compile(self._wrapped) if compiled else self._wrapped)
-
-    def stop_compiling(self) -> None:
-        """See `OneDevice.stop_compiling`."""
-        self.loss = self._wrapped
 
     def micro_batch(self, synchronise: bool) -> contextlib.AbstractContextManager[None]:
         """See `OneDevice.micro_batch`."""
@@ -84,7 +88,9 @@ class FullySharded(OneDevice):
 
     recovers = False
 
-    def __init__(self, model: GPT, device: torch.device, compiled: bool) -> None:
+    def __init__(
+        self, model: GPT, device: torch.device, dtype: torch.dtype, compiled: bool
+    ) -> None:
         # FSDP2 takes half a second to import, which a run in one process does not pay.
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
@@ -96,7 +102,7 @@ class FullySharded(OneDevice):
                 block.compile()
         fully_shard(model, mesh=mesh)
         register_fsdp_forward_method(model, "loss")
-        super().__init__(model, device, compiled=False)
+        super().__init__(model, device, dtype, compiled=False)
 
     def micro_batch(self, synchronise: bool) -> contextlib.AbstractContextManager[None]:
         """See `OneDevice.micro_batch`."""
@@ -105,14 +111,24 @@ class FullySharded(OneDevice):
 
 
 class _Loss(nn.Module):
-    """`GPT.loss` as the forward of a module, which is what DDP wraps."""
+    """A loss as the forward of a module, which is what DDP wraps."""
 
-    def __init__(self, model: GPT) -> None:
+    def __init__(self, model: GPT, loss: Loss) -> None:
         super().__init__()
         self.model = model
+        self._loss = loss
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.model.loss(x, y)
+        return self._loss(x, y)
+
+
+def _mean_loss(model: GPT, dtype: torch.dtype) -> Loss:
+    """`GPT.loss`. In float16 the gradients that it computes in the forward would underflow if they
+    were divided by the number of targets: the sum is divided, after the loss was scaled.
+    """
+    if dtype != torch.float16:
+        return model.loss
+    return lambda x, y: model.loss(x, y, "sum") / (y >= 0).sum()
 
 
 def parallelize(
@@ -120,6 +136,7 @@ def parallelize(
     how: Literal["none", "ddp", "fsdp"],
     device: torch.device,
     *,
+    dtype: torch.dtype = torch.float32,
     compiled: bool = False,
 ) -> OneDevice:
     """Spread a model over the ranks, in place. Optimizers are made afterwards.
@@ -128,7 +145,8 @@ def parallelize(
         model: with the same weights on all ranks; on `device`, or for FSDP on the CPU.
         how: see above; "none" is one process.
         device: of this rank.
+        dtype: of the GEMMs' inputs.
         compiled: whether it runs through torch.compile.
     """
     kinds = {"none": OneDevice, "ddp": DataParallel, "fsdp": FullySharded}
-    return kinds[how](model, device, compiled)
+    return kinds[how](model, device, dtype, compiled)

@@ -32,8 +32,10 @@ from pygpt.tokenizers.bytes import ByteTokenizer
 from pygpt.training.display import Display, Output, describe
 from pygpt.training.flags import resume_command
 from pygpt.training.launch import Launch
+from pygpt.training.observer import Observers
 from pygpt.training.ranks import Ranks, joined
 from pygpt.training.schedule import announce_schedule, decay_from_now
+from pygpt.training.trackers import Trackers
 from pygpt.training.trainer import Trainer
 from pygpt.utils import cli
 from pygpt.utils.cli import say
@@ -175,10 +177,11 @@ class Session:
         data = _data_of(train_split, val_split)
         ranks.on_main(lambda: run.open(config, resolved.device, step, data, self._launch.id))
         with (
-            Display(console, run, config, step) as display,
+            Display(console, config, step) as display,
+            Trackers(config.trackers if ranks.is_main else (), run, config, step + 1) as trackers,
             stop_on_signals(display.note) as stop,
         ):
-            trainer.train(display, stop)
+            trainer.train(Observers(display, trackers), stop)
         if trainer.step < config.max_steps:
             say(console, f"stopped at step {trainer.step}; go on with: {resume_command(run)}")
             sys.exit(128 + (stop.signal or signal.SIGTERM))  # of another rank's, SIGTERM

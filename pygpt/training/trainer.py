@@ -80,12 +80,15 @@ class Trainer:
         self._train = train
         self._val = val
         self._ranks = ranks or Ranks()
-        self._parallel = parallelize(model, run.parallel, run.device, compiled=run.compile)
+        self._parallel = parallelize(
+            model, run.parallel, run.device, dtype=run.dtype, compiled=run.compile
+        )
         self._updater = build_updater(model, self.config)
         self._batches = Batches(train, self.config, run.device, self._ranks)
         self._saver = Saver(
             directory, self.config.keep_checkpoints, self._ranks, slices=run.parallel == "fsdp"
         )
+        self._skipped = 0  # steps in which float16 overflowed
         self._rehearsed = 0  # micro-batch of the last rehearsal
         self._peak_flops = run.peak.flops * self._ranks.world_size
         self._observer: Observer
@@ -108,7 +111,8 @@ class Trainer:
                 "--data; to train on other text, start another run"
             )
         updater.sync_to_model()
-        self.step = state.step
+        updater.restore_scaling(state.scaling)
+        self.step, self._skipped = state.step, state.skipped_steps
 
     def train_step(self) -> LaunchedStep:
         """Run the next step. Recovers from out-of-memory by halving the micro-batch.
@@ -154,7 +158,7 @@ class Trainer:
                     loss = self._parallel.loss(inputs, targets) / accumulation
                 if last and synchronise:
                     vote.succeeded()  # before the ranks exchange gradients
-                loss.backward()  # type: ignore[no-untyped-call]
+                self._updater.backward(loss)
             total += loss.detach()
         return total
 
@@ -268,11 +272,16 @@ class Trainer:
         now = time.perf_counter()
         rate = self.config.batch_tokens * len(launched) / (now - self._clock)
         self._clock = now
+        scaling = self._updater.scaling
         reports = []
         for step, loss in zip(launched, losses, strict=True):
-            norm = step.grad_norm.item()
+            norm = float(step.grad_norm)
             self._check_finite("the loss", loss, step.step)
-            self._check_finite("the gradient's norm", norm, step.step)
+            overflowed = bool(scaling and scaling["scale"] >= 1 and not math.isfinite(norm))
+            if overflowed:
+                self._skipped += 1  # instead the scale is halved
+            else:
+                self._check_finite("the gradient's norm", norm, step.step)
             report = StepReport(
                 step=step.step,
                 train_loss=loss,
@@ -280,8 +289,10 @@ class Trainer:
                 tokens=step.step * self.config.batch_tokens,
                 tokens_per_second=rate,
                 lr=step.lr,
-                grad_norm=norm,
+                grad_norm=None if overflowed else norm,
                 mfu=rate * self.model.config.flops_per_token() / self._peak_flops,
+                loss_scale=scaling["scale"] if scaling else None,
+                skipped_steps=self._skipped if scaling else None,
             )
             reports.append(report)
         return reports
@@ -330,7 +341,9 @@ class Trainer:
         return self.evaluation
 
     def _save(self, val_loss: float | None) -> None:
-        state = checkpoint.TrainerState(self.step, val_loss, self._train.checksum)
+        state = checkpoint.TrainerState(
+            self.step, val_loss, self._train.checksum, self._updater.scaling, self._skipped
+        )
         content = checkpoint.content(
             self._updater.weights, self._updater.optimizer, self._val.tokenizer, state
         )

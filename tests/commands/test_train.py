@@ -239,20 +239,6 @@ def test_tensorboard_shows_each_step_once(
     assert [event.step for event in events.Scalars("train_loss")] == list(range(1, 9))
 
 
-def test_a_disk_that_tensorboard_fills_is_named(
-    run_train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("tensorboard", reason="needs tensorboard")
-    from torch.utils.tensorboard import SummaryWriter
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(SummaryWriter, "add_scalar", full)
-    with pytest.raises(InputError, match="full can't be written .*No space left.*--resume"):
-        run_train("full")
-
-
 def test_best_checkpoint_is_kept(
     run_train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
