@@ -1,7 +1,7 @@
 """How fast evaluations are beside lm-evaluation-harness, and how fast a model is loaded.
 
     python bench/bench_eval.py --data FOLDER
-    python bench/bench_eval.py --data FOLDER --dtype bfloat16 --json bench/results/eval-bfloat16.json
+    python bench/bench_eval.py --data FOLDER --dtype bfloat16 --json FILE
     python bench/bench_eval.py --part load
 
 The model has GPT-2's shape and random weights: speed does not depend on their values. FOLDER holds
@@ -37,6 +37,7 @@ from lib import report
 from lib.interleaved import Interleaved, Spread
 
 from pygpt.config import GPTConfig
+from pygpt.evaluation import task_file
 from pygpt.evaluation.language_model import PygptModel
 from pygpt.evaluation.tasks import get_task
 from pygpt.hub import huggingface
@@ -115,7 +116,7 @@ def measure_lambada(directory: Path, options: Options) -> dict[str, Any]:
     """Time every variant on the same rows and print the table."""
     device = start_device(options.device)
     write_model(directory, GPT2)
-    items = random.sample(get_task("lambada").read(options.data), options.rows)
+    items = random.sample(task_file.load(get_task("lambada"), options.data)[0], options.rows)
     timer = Interleaved(variants(directory, items, options, device), device)
     timer.run(options.rounds)
     ours = timer.seconds.pop("pygpt")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pygpt.runs.judging import Judge
 
 logger = logging.getLogger(__name__)
+TASK_DATA = Path("data/tasks")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +43,8 @@ class EvalConfig:
     tasks: str = ""
     """Tasks, with commas between: lambada, wikitext103, hellaswag, piqa, arc_easy, winogrande,
     copa."""
-    task_data: Path = Path("data/tasks")
-    """Directory of the tasks' files."""
+    task_data: Path = TASK_DATA
+    """Directory of the tasks' files. What is not there is taken from the Hub."""
     lm_eval: str = ""
     """Tasks of lm-evaluation-harness, with commas between; it fetches them itself."""
     examples: int | None = None
@@ -87,10 +88,10 @@ class EvalConfig:
         for name in self.task_names:
             if name not in tasks.NAMES:
                 raise InputError(f"no task {name!r}; {did_you_mean(name, tasks.NAMES)}")
-        if self.task_names and not self.task_data.is_dir():
+        if self.task_data != TASK_DATA and not self.task_data.is_dir():
             raise InputError(
                 f"--task-data {self.task_data} is not a directory; it holds one file a task, such "
-                f"as {self.task_names[0]}.jsonl"
+                "as lambada.jsonl"
             )
 
     @property

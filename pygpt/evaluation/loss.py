@@ -20,12 +20,12 @@ from pygpt.utils.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The result: sums over the targets that were read."""
+    """Sums over the evaluated targets, and the figures derived from them."""
 
     nats: float
     tokens: int
     bytes: int
-    """Bytes of text that the targets stand for."""
+    """UTF-8 bytes of the text that the targets encode."""
 
     @property
     def loss(self) -> float:
@@ -34,7 +34,7 @@ class Evaluation:
 
     @property
     def perplexity(self) -> float:
-        """exp(loss); infinite where that is beyond a float."""
+        """exp(loss); infinite if that overflows."""
         try:
             return math.exp(self.loss)
         except OverflowError:
@@ -42,7 +42,7 @@ class Evaluation:
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits per byte of text: comparable between tokenizers."""
+        """Bits per byte of text; comparable between tokenizers."""
         return self.nats / math.log(2) / self.bytes
 
     def __str__(self) -> str:
@@ -64,11 +64,11 @@ class Ranks(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Which stretches of a split are read, and which targets of each count.
+    """Windows over a split, and the targets that are scored in each.
 
-    Window i covers the targets from i·stride + 1 to i·stride + block_size; all of the first one
-    count and the last `stride` of each other, so that every target counts once, with at least
-    block_size - stride tokens of context before it.
+    Window i holds the targets from i·stride + 1 to i·stride + block_size. In the first window all
+    are scored, in each other one the last `stride`: every target is scored once, with at least
+    block_size - stride tokens of context.
     """
 
     block_size: int
@@ -80,7 +80,7 @@ class Windows:
     def over(
         cls, dataset: TokenDataset, block_size: int, stride: int, max_tokens: int | None
     ) -> Windows:
-        """The windows of a whole split, or about `max_tokens` targets spread evenly over it.
+        """The windows of a whole split, or of about `max_tokens` targets spread evenly over it.
 
         Raises:
             InputError: the split is shorter than one window, or the stride is out of range.
@@ -93,7 +93,7 @@ class Windows:
                 f"the {dataset.split} split has {len(dataset)} tokens and a window needs "
                 f"block_size + 1 = {block_size + 1}; use a smaller block_size or more text"
             )
-        # The last window may reach beyond the end: it is read shorter.
+        # The last window may be cut short by the end of the split.
         n_all = 1 + -(-(targets - block_size) // stride)
         n = n_all if max_tokens is None else min(n_all, max(1, max_tokens // stride))
         return cls(block_size, stride, tuple(i * n_all // n for i in range(n)))
@@ -104,7 +104,7 @@ class Windows:
         return dataclasses.replace(self, indices=(*self.indices, *padding)[rank::world_size])
 
     def batches(self, dataset: TokenDataset, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and targets (b, block_size), int64; a target that does not count is -1."""
+        """Inputs and targets (b, block_size), int64; a target that is not scored is -1."""
         for first in range(0, len(self.indices), batch_size):
             rows = [self._row(dataset, i) for i in self.indices[first : first + batch_size]]
             x, y = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
@@ -136,18 +136,18 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     ranks: Ranks | None = None,
 ) -> Evaluation:
-    """Evaluate `model` on a split. Uses no random numbers: the same call gives the same figures.
+    """The loss of `model` on a split. Deterministic: it draws no random numbers.
 
     Args:
-        model: on the device to use; its training mode is restored afterwards.
+        model: on its device; its training mode is restored afterwards.
         dataset: the split.
-        block_size: tokens a window; the model's when None.
-        stride: targets that count per window, block_size when None. A smaller stride gives every
-            token more context, at block_size/stride times the cost.
-        max_tokens: read about so many targets, spread evenly; all when None.
-        batch_size: windows at once.
+        block_size: tokens per window; None is the model's.
+        stride: targets scored per window; None is block_size. A smaller stride gives every target
+            more context and costs block_size/stride times as much.
+        max_tokens: score about this many targets, spread evenly; None is all.
+        batch_size: windows per forward pass.
         autocast: context to run the model in.
-        progress: called with the windows done and to do after each batch.
+        progress: called after each batch with the windows done and their number.
         ranks: processes that read a share of the windows each; all get the total.
 
     Raises:

@@ -41,6 +41,7 @@ class MultipleChoice:
     name: str
     files: tuple[str, ...]
     """Names that its file may have."""
+    hub: task_file.HubFile
     convert: Callable[[dict[str, Any]], Item]
     example: str
     """A line of its file."""
@@ -48,9 +49,8 @@ class MultipleChoice:
     normalised: bool = True
     """Whether dividing by length makes sense: not where the continuations are equal."""
 
-    def read(self, directory: Path) -> list[Item]:
-        """The questions of a file in `directory`; see `task_file.read`."""
-        path = task_file.find(directory, self.files)
+    def read(self, path: Path) -> list[Item]:
+        """The questions of its file; see `task_file.read`."""
         return task_file.read(path, self.convert, self.example)
 
     def evaluate(

@@ -23,6 +23,8 @@ class Result:
     stderr: float | None = None
     """Standard error of the accuracy, or of the perplexity where there is no accuracy."""
     perplexity_stderr: float | None = None
+    source: str | None = None
+    """Where the examples are from: a path, or dataset@commit/file on the Hub."""
 
 
 def mean_and_stderr(values: Sequence[float]) -> tuple[float, float]:

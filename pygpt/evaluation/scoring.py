@@ -19,8 +19,10 @@ from pygpt.utils.errors import InputError
 logger = logging.getLogger(__name__)
 
 CPU_BATCH_TOKENS = 2048
-"""Ids in a batch on a CPU, at most. GPT-2's activations for more leave the caches: on two cores with
-AMX, LAMBADA in batches of 512, 2,048 and 8,192 ids took 1.2, 1.0 and 1.5 s for 64 rows in bf16.
+"""Ids in a batch on a CPU, at most: GPT-2's activations of more leave the caches.
+
+On two cores with AMX, 64 rows of LAMBADA in batches of 512, 2,048 and 8,192 ids took 1.2, 1.0 and
+1.5 s in bf16.
 """
 
 

@@ -7,20 +7,14 @@ other programs share; ``HF_HUB_OFFLINE=1`` reads from there alone. Nothing here 
 
 from __future__ import annotations
 
-import logging
 import re
-import socket
-import urllib.parse
-import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 from pygpt.hub import layout
+from pygpt.hub.repository import Repository
 from pygpt.utils.errors import InputError
 from pygpt.utils.json_file import read_object
 from pygpt.utils.suggest import did_you_mean
-
-logger = logging.getLogger(__name__)
 
 KNOWN = {
     "gpt2": "openai-community/gpt2",
@@ -52,7 +46,7 @@ def model_directory(name: str, revision: str | None = None) -> Path:
     repository = hub_id(name)
     if repository is None:
         raise InputError(_unknown(name))
-    return _Repository(repository, revision).fetch()
+    return _Model(repository, revision).fetch()
 
 
 def hub_id(name: str) -> str | None:
@@ -73,14 +67,12 @@ def _unknown(name: str) -> str:
     )
 
 
-class _Repository:
+class _Model:
     """One model on the Hub."""
 
     def __init__(self, name: str, revision: str | None) -> None:
         self.name = name
-        self.revision = revision
-        self._download = _import_download()
-        self._cache_only = not _hub_is_reachable()
+        self._repository = Repository(name, revision)
 
     def fetch(self) -> Path:
         """Download what pygpt reads, the configuration first: it may refuse the model."""
@@ -101,8 +93,8 @@ class _Repository:
             return
         index = self._get(_INDEX)
         if index is None:
-            if self._cache_only:
-                raise InputError(self._no_network(_WEIGHTS))
+            if self._repository.cache_only:
+                raise InputError(self._repository.no_network(_WEIGHTS, self._copy_by_hand()))
             raise InputError(
                 f"{self.name} on the Hub has no {_WEIGHTS}; other formats are pickles, which are "
                 "never loaded: look for a revision or a copy in safetensors"
@@ -114,70 +106,13 @@ class _Repository:
                 raise InputError(f"{self.name}: {_INDEX} names {file}, which is not there")
 
     def _get(self, file: str) -> Path | None:
-        """The local path of a file; None if the repository has none of this name."""
-        from huggingface_hub import errors
+        return self._repository.get(file, self._copy_by_hand())
 
-        try:
-            return Path(
-                self._download(
-                    self.name, file, revision=self.revision, local_files_only=self._cache_only
-                )
-            )
-        except errors.LocalEntryNotFoundError as error:
-            if self._cache_only and file != "config.json":
-                return None
-            raise InputError(self._no_network(file)) from error
-        except errors.EntryNotFoundError:
-            return None
-        except errors.GatedRepoError as error:
-            raise InputError(
-                f"{self.name} asks for consent: accept its terms on its page and log in with "
-                "`hf auth login`"
-            ) from error
-        except errors.RevisionNotFoundError as error:
-            raise InputError(f"{self.name} has no revision {self.revision!r}") from error
-        except errors.RepositoryNotFoundError as error:
-            raise InputError(
-                f"the Hub has no model {self.name!r} that you may read, and there is no directory "
-                f"of this name; names without an owner: {', '.join(KNOWN)}"
-            ) from error
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"{file} of {self.name} can't be downloaded: {reason}") from error
-
-    def _no_network(self, file: str) -> str:
-        revision = f" --revision {self.revision}" if self.revision else ""
-        folder = self.name.split("/")[1]
+    def _copy_by_hand(self) -> str:
+        name, revision = self.name, self._repository.revision
+        flag = f" --revision {revision}" if revision else ""
+        folder = name.split("/")[1]
         return (
-            f"no network, or offline mode, and {file} of {self.name} is not in the cache; where "
-            f"there is network run `hf download {self.name} config.json {_WEIGHTS} vocab.json"
-            f"{revision} --local-dir {folder}`, copy that folder here and give its path"
+            f"`hf download {name} config.json {_WEIGHTS} vocab.json{flag} --local-dir {folder}`, "
+            "copy that folder here and give its path"
         )
-
-
-def _import_download() -> Callable[..., str]:
-    try:
-        from huggingface_hub import hf_hub_download
-    except ModuleNotFoundError as error:
-        raise InputError(
-            "models on the Hub are fetched by huggingface_hub, which is not installed: "
-            'pip install "pygpt-trainer[hub]"'
-        ) from error
-    return hf_hub_download
-
-
-def _hub_is_reachable() -> bool:
-    """Whether the Hub's host has an address; without one the library would try for 20 seconds."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    endpoint = urllib.parse.urlsplit(constants.ENDPOINT)
-    if endpoint.scheme in urllib.request.getproxies():
-        return True  # the proxy looks names up
-    try:
-        socket.getaddrinfo(endpoint.hostname, endpoint.port or 443)
-    except OSError:
-        logger.info("no network: looking in the cache %s", constants.HF_HUB_CACHE)
-        return False
-    return True

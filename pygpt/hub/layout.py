@@ -88,26 +88,6 @@ def to_hf(state: Mapping[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
     return tensors
 
 
-def from_hf(tensors: Mapping[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
-    """Hugging Face's tensors → a state dict of `GPT`, as views.
-
-    Raises:
-        InputError: tensors are missing, unexpected or misshaped (listed), or the head differs from
-            the token embedding.
-    """
-    stored = match({name: tuple(tensor.shape) for name, tensor in tensors.items()}, config)
-    if HEAD in stored and not tensors[stored[HEAD]].equal(tensors[stored["wte.weight"]]):
-        raise InputError(describe_untied_head())
-    state = {}
-    for name in shapes(config):
-        tensor = tensors[stored[name]]
-        if config.bias or not name.endswith(".bias"):
-            state[name] = tensor.t() if _transposed(name) else tensor
-        elif tensor.any():
-            raise InputError(describe_unexpected_bias(stored[name]))
-    return state
-
-
 def describe_untied_head() -> str:
     """Why a head that differs from the token embedding is refused.
 

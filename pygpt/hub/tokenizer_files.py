@@ -41,7 +41,7 @@ def tokenizer_files(tokenizer: Tokenizer, block_size: int) -> dict[str, str]:
     """
     name = tokenizer.info.name
     files = dict(_vocabulary_files(tokenizer.info))
-    config = {
+    config: dict[str, object] = {
         # GPT2Tokenizer would split bytes and chars by GPT-2's pattern first.
         "tokenizer_class": "GPT2Tokenizer" if name == "gpt2" else "PreTrainedTokenizerFast",
         "bos_token": END_OF_TEXT,

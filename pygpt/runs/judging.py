@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ import torch
 from pygpt.config import TrainConfig
 from pygpt.config.data_parts import parse_data
 from pygpt.data.mixture import Mixture, Split, open_split
+from pygpt.evaluation import task_file
 from pygpt.evaluation.language_model import LanguageModel, PygptModel, TransformersModel
 from pygpt.evaluation.loss import Evaluation
 from pygpt.evaluation.mixture import MixtureEvaluation, evaluate_split
@@ -71,6 +73,7 @@ class Judge:
         self.options = options
         self.places = places
         self.device = start_device(options.device)
+        self._sources: dict[str, str] = {}
 
     def loss(self) -> tuple[dict[str, object], list[str]]:
         """Loss of the one model on a split: as fields, and as lines of text."""
@@ -122,8 +125,8 @@ class Judge:
         }
 
     def _items(self, task: str) -> Sequence[Any]:
-        items: Sequence[Any] = get_task(task).read(self.options.task_data)
-        return items[: self.options.examples]
+        found, self._sources[task] = task_file.load(get_task(task), self.options.task_data)
+        return found[: self.options.examples]
 
     def _open_split(self, directory: Path) -> Split:
         """The split of --data, or of what the run of a checkpoint was trained on."""
@@ -158,9 +161,11 @@ class Judge:
                     bar.update(100 * done / total)
 
                 if are_tasks:
-                    found += get_task(task).evaluate(
+                    results = get_task(task).evaluate(
                         model, examples, batch_tokens=batch_tokens, progress=show
                     )
+                    source = self._sources[task]
+                    found += [dataclasses.replace(result, source=source) for result in results]
                 else:
                     found += documents.evaluate(
                         model, examples, task, batch_tokens=batch_tokens, progress=show

@@ -97,9 +97,6 @@ def test_bad_input_is_refused_before_anything_is_loaded(
             eval_command.EvalConfig(**fields)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no model 'gtp2'"):
         run_eval(monkeypatch, capsys, models[0], "--compare", "gtp2")
-    flags = [models[0], "--tasks", "piqa", "--task-data", task_data]
-    with pytest.raises(InputError, match=r"no piqa.jsonl in .*tasks; put it there"):
-        run_eval(monkeypatch, capsys, *flags)
 
 
 def test_a_model_of_another_architecture_is_run_by_transformers(

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pygpt import GPT, GPTConfig
+from pygpt.evaluation import task_file
 from pygpt.evaluation.language_model import PygptModel
 from pygpt.evaluation.tasks import get_task
 from pygpt.hub.export import export
@@ -113,7 +114,7 @@ def test_the_harness_finds_the_same(
     else:
         theirs = HarnessModel(model)
     task = get_task(name)
-    results = task.evaluate(model, task.read(DATA)[:ROWS])
+    results = task.evaluate(model, task_file.load(task, DATA)[0][:ROWS])
     expected = harness_results(tmp_path, name, theirs)
     assert results[0].accuracy == expected["acc"]
     if name == "lambada":

@@ -113,6 +113,7 @@ def test_tables_and_json() -> None:
     assert fields["runs/mine"]["piqa"] == {
         "protocol": "p", "examples": 10, "accuracy": 0.5, "accuracy_norm": 0.25,
         "perplexity": None, "bits_per_byte": None, "stderr": 0.01, "perplexity_stderr": None,
+        "source": None,
     }  # fmt: skip
     assert fields["gpt2"]["piqa"]["perplexity"] is None
 
@@ -132,11 +133,10 @@ LINES = {
 @pytest.mark.parametrize("name", NAMES)
 def test_files_of_tasks(model: PygptModel, tmp_path: Path, name: str) -> None:
     task = get_task(name)
-    with pytest.raises(InputError, match=f"no {name}.* put it there or give --task-data"):
-        task.read(tmp_path)
     file = tmp_path / f"{name}.jsonl"
     file.write_bytes(b"\xef\xbb\xbf" + LINES[name].encode() + b"\n\n")
-    items = task.read(tmp_path)
+    items, source = task_file.load(task, tmp_path)
+    assert source == str(file)
     assert len(items) == len(LINES[name].splitlines())
     (result, *_) = task.evaluate(PygptModel(wide(model), model.tokenizer), items)
     assert result.task == name
@@ -148,10 +148,10 @@ def test_files_of_tasks(model: PygptModel, tmp_path: Path, name: str) -> None:
     ):
         file.write_text(f"{LINES[name].splitlines()[0]}\n{bad}\n")
         with pytest.raises(InputError, match=f"{file}, {message}"):
-            task.read(tmp_path)
+            task_file.load(task, tmp_path)
     file.write_text("\n")
     with pytest.raises(InputError, match="has no examples; a line looks like"):
-        task.read(tmp_path)
+        task_file.load(task, tmp_path)
 
 
 def wide(model: PygptModel) -> GPT:
@@ -163,7 +163,7 @@ def test_a_gold_answer_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         Item((("a", "b"), ("a", "c")), 2)
     (tmp_path / "copa.jsonl").write_text('{"query": "q", "choices": ["a", "b"], "gold": 2}')
     with pytest.raises(InputError, match="line 1 is of another form"):
-        get_task("copa").read(tmp_path)
+        task_file.load(get_task("copa"), tmp_path)
 
 
 def test_prompts_of_tasks(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_prompts_of_tasks(tmp_path: Path) -> None:
         ("lambada", None),
     ):
         (tmp_path / f"{name}.jsonl").write_text(LINES[name])
-        items = get_task(name).read(tmp_path)
+        items = task_file.load(get_task(name), tmp_path)[0]
         if name == "lambada":
             assert items == [("a b", "c"), ("a b", "c")]
         else:
@@ -187,4 +187,3 @@ def test_wikitexts_tokenisation_is_undone() -> None:
     assert detokenise(text) == ' = T =\n\nIt was a 1,000-mile (x) "quote", it\'s.\n'
     pages = articles(" \n = A = \n \n text \n = = B = = \n more \n = C = \n end \n")
     assert [page.split("\n")[0] for page in pages] == [" = A = ", " = C = "]
-    assert task_file.find(Path(__file__).parent, ["no", Path(__file__).name])

@@ -8,9 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -19,56 +17,7 @@ import transformers
 
 from pygpt import InputError
 from pygpt.hub import download
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-class Hub(ThreadingHTTPServer):
-    """Serves directories as repositories; remembers which files were sent."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.root = root
-        self.sent: list[str] = []
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Hub
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def _answer(self, *, body: bool) -> None:
-        repository, _, rest = self.path.strip("/").partition("/resolve/")
-        revision, _, file = rest.partition("/")
-        error = None
-        if not (self.server.root / repository).is_dir():
-            error = "RepoNotFound"
-        elif revision not in ("main", COMMIT):
-            error = "RevisionNotFound"
-        elif not (self.server.root / repository / file).exists():
-            error = "EntryNotFound"
-        if error:
-            self.send_response(404)
-            self.send_header("X-Error-Code", error)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        content = (self.server.root / repository / file).read_bytes()
-        self.send_response(200)
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", f'"{file}"')
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if body:
-            self.server.sent.append(f"{repository}/{file}")
-            self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+from tests.helpers.hub_server import COMMIT, Hub
 
 
 @pytest.fixture
@@ -89,14 +38,12 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     llama = root / "some/llama"
     llama.mkdir()
     (llama / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 3}))
-    server = Hub(root)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    yield server
-    server.shutdown()
+    with Hub.serving(root) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.address)
+        yield server
 
 
 def fetch(*names: str, **environment: str) -> list[str]:

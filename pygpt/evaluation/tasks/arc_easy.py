@@ -14,9 +14,14 @@ from __future__ import annotations
 from typing import Any
 
 from pygpt.evaluation.multiple_choice import Item, MultipleChoice, shared_context
+from pygpt.evaluation.task_file import HubFile
 
 
 def _convert(fields: dict[str, Any]) -> Item:
+    if "answerKey" in fields:  # as on the Hub
+        query, choices = f"Question: {fields['question']}\nAnswer:", fields["choices"]
+        gold = list(choices["label"]).index(fields["answerKey"])
+        return shared_context(query, choices["text"], gold)
     query = f"{fields['query'].rstrip()}\nAnswer:"
     return shared_context(query, fields["choices"], fields["gold"])
 
@@ -24,6 +29,7 @@ def _convert(fields: dict[str, Any]) -> Item:
 TASK = MultipleChoice(
     "arc_easy",
     ("arc_easy.jsonl",),
+    HubFile("allenai/ai2_arc", "ARC-Easy", "test"),
     _convert,
     '{"query": "Question: …", "choices": ["…", …], "gold": 1}',
     'likeliest answer behind "Question: …\\nAnswer:" (lm-evaluation-harness\'s arc_easy)',

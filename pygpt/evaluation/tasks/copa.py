@@ -13,15 +13,22 @@ from __future__ import annotations
 from typing import Any
 
 from pygpt.evaluation.multiple_choice import Item, MultipleChoice, shared_context
+from pygpt.evaluation.task_file import HubFile
 
 
 def _convert(fields: dict[str, Any]) -> Item:
+    if "premise" in fields:  # as on the Hub
+        word = {"cause": "because", "effect": "therefore"}[fields["question"]]
+        query = f"{fields['premise'].strip()[:-1]} {word}"
+        choices = [text[0].lower() + text[1:] for text in (fields["choice1"], fields["choice2"])]
+        return shared_context(query, choices, fields["label"])
     return shared_context(fields["query"], fields["choices"], fields["gold"])
 
 
 TASK = MultipleChoice(
     "copa",
     ("copa.jsonl",),
+    HubFile("aps/super_glue", "copa", "validation"),
     _convert,
     '{"query": "…, therefore", "choices": ["…", "…"], "gold": 0}',
     "likeliest continuation of the premise",

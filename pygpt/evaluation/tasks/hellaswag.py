@@ -16,6 +16,7 @@ import re
 from typing import Any
 
 from pygpt.evaluation.multiple_choice import Item, MultipleChoice, shared_context
+from pygpt.evaluation.task_file import HubFile
 
 
 def _clean(text: str) -> str:
@@ -35,6 +36,7 @@ def _convert(fields: dict[str, Any]) -> Item:
 TASK = MultipleChoice(
     "hellaswag",
     ("hellaswag.jsonl", "hellaswag_val.jsonl"),
+    HubFile("Rowan/hellaswag", "default", "validation"),
     _convert,
     '{"activity_label": "…", "ctx_a": "…", "ctx_b": "…", "endings": ["…", …], "label": 3}',
     "likeliest ending; normalised by characters (lm-evaluation-harness's hellaswag)",

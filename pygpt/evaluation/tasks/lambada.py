@@ -25,7 +25,6 @@ from pygpt.evaluation.multiple_choice import Progress
 from pygpt.evaluation.results import Result, mean_and_stderr, perplexity_and_stderr
 from pygpt.evaluation.scoring import encode_pair, score
 
-FILES = ("lambada_openai.jsonl", "lambada_test_en.jsonl", "lambada_test.jsonl", "lambada.jsonl")
 EXAMPLE = '{"context": "…", "continuation": "Shane"} or {"text": "… Shane"}'
 
 
@@ -44,10 +43,12 @@ class Lambada:
     """The task, counted in two ways from one pass."""
 
     name = "lambada"
+    files = ("lambada_openai.jsonl", "lambada_test_en.jsonl", "lambada_test.jsonl", "lambada.jsonl")
+    hub = task_file.HubFile("EleutherAI/lambada_openai", "default", "test")
 
-    def read(self, directory: Path) -> list[tuple[str, str]]:
-        """The passages of a file in `directory`; see `task_file.read`."""
-        return task_file.read(task_file.find(directory, FILES), _convert, EXAMPLE)
+    def read(self, path: Path) -> list[tuple[str, str]]:
+        """The passages of its file; see `task_file.read`."""
+        return task_file.read(path, _convert, EXAMPLE)
 
     def evaluate(
         self,

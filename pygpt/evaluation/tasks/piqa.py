@@ -13,9 +13,13 @@ from __future__ import annotations
 from typing import Any
 
 from pygpt.evaluation.multiple_choice import Item, MultipleChoice, shared_context
+from pygpt.evaluation.task_file import HubFile
 
 
 def _convert(fields: dict[str, Any]) -> Item:
+    if "goal" in fields:  # as on the Hub
+        query = f"Question: {fields['goal']}\nAnswer:"
+        return shared_context(query, [fields["sol1"], fields["sol2"]], fields["label"])
     query = f"{fields['query'].rstrip()}\nAnswer:"
     return shared_context(query, fields["choices"], fields["gold"])
 
@@ -23,6 +27,7 @@ def _convert(fields: dict[str, Any]) -> Item:
 TASK = MultipleChoice(
     "piqa",
     ("piqa.jsonl",),
+    HubFile("baber/piqa", "default", "validation"),
     _convert,
     '{"query": "Question: …", "choices": ["…", "…"], "gold": 0}',
     'likeliest answer behind "Question: …\\nAnswer:" (lm-evaluation-harness\'s piqa)',

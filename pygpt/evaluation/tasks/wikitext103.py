@@ -25,8 +25,8 @@ from pygpt.evaluation.language_model import LanguageModel
 from pygpt.evaluation.multiple_choice import Progress
 from pygpt.evaluation.results import Result, perplexity_and_stderr
 from pygpt.evaluation.scoring import Request, score
+from pygpt.utils.errors import InputError
 
-FILES = ("wikitext103.jsonl", "wiki.test.tokens", "wiki.test.raw")
 EXAMPLE = '{"page": " = Robert Boulter = \\n \\n Robert Boulter is an English film , …"}'
 _TITLE = re.compile(r" = [^=](.*[^=])? = ")
 
@@ -82,13 +82,17 @@ class WikiText103:
     """The task, counted by words and by tokens."""
 
     name = "wikitext103"
+    files = ("wikitext103.jsonl", "wiki.test.tokens", "wiki.test.raw")
+    hub = task_file.HubFile("EleutherAI/wikitext_document_level", "wikitext-103-raw-v1", "test")
 
-    def read(self, directory: Path) -> list[str]:
-        """The articles of a file in `directory`; see `task_file.read`."""
-        path = task_file.find(directory, FILES)
-        if path.suffix == ".jsonl":
+    def read(self, path: Path) -> list[str]:
+        """The articles of its file; see `task_file.read`."""
+        if path.suffix in (".jsonl", ".parquet"):
             return task_file.read(path, _convert, EXAMPLE)
-        return articles(path.read_text(encoding="utf-8-sig"))
+        found = articles(task_file.text(path))
+        if not found:
+            raise InputError(f"{path} has no articles")
+        return found
 
     def evaluate(
         self,

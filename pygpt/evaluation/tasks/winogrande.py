@@ -14,9 +14,16 @@ from __future__ import annotations
 from typing import Any
 
 from pygpt.evaluation.multiple_choice import Item, MultipleChoice
+from pygpt.evaluation.task_file import HubFile
+
+_OPTIONS = ("option1", "option2")
 
 
 def _convert(fields: dict[str, Any]) -> Item:
+    if "sentence" in fields:  # as on the Hub
+        before, _, after = fields["sentence"].partition("_")
+        choices = tuple((before + fields[name], f" {after.strip()}") for name in _OPTIONS)
+        return Item(choices, int(fields["answer"]) - 1)
     contexts, continuation = fields["context_options"], fields["continuation"]
     if isinstance(contexts, str) or not isinstance(continuation, str):
         raise TypeError("context_options is not a list, or continuation is not a text")
@@ -26,6 +33,7 @@ def _convert(fields: dict[str, Any]) -> Item:
 TASK = MultipleChoice(
     "winogrande",
     ("winogrande.jsonl",),
+    HubFile("allenai/winogrande", "winogrande_xl", "validation"),
     _convert,
     '{"context_options": ["…", "…"], "continuation": "…", "gold": 0}',
     "context under which the rest is likelier (lm-evaluation-harness's winogrande)",
