@@ -170,7 +170,7 @@ def test_toml_values_have_their_fields_types(tmp_path: Path) -> None:
         ("compile = 1", "compile = 1 can't be used: int did not match"),
         ('compile = "yes"', "compile = 'yes' can't be used"),
         ('micro_batch = "most"', "micro_batch = 'most' can't be used(.|\n)*'auto'"),
-        ('dtype = "float16"', "dtype = 'float16' can't be used.*'auto', 'float32', 'bfloat16'"),
+        ('dtype = "float64"', "dtype = 'float64' can't be used.*'auto', 'float32', 'bfloat16'"),
         ("max_steps = ", "not valid TOML"),
         ("resume = true", "resume is about one start of a run; give it as the flag --resume"),
         ("dry_run = true", "--dry-run"),
