@@ -29,6 +29,12 @@ class StartOptions:
     rank_timeout: float = 600.0
     """With several processes: seconds to wait for one that does not answer, then it is named."""
 
+    profile: int | None = None
+    """Profile so many steps, after three: a trace for Perfetto or Chrome and a table by op, beside
+    the roofline's, in profile/ of the run's directory."""
+    memory_snapshot: bool = False
+    """Record every allocation on the GPU in memory.pickle, for pytorch.org/memory_viz."""
+
     decay_now: int | None = None
     """With --resume and wsd: decay over this many steps from the newest checkpoint on, and end."""
 
@@ -37,6 +43,8 @@ class StartOptions:
             raise InputError(f"rank_timeout must be above 0 seconds, got {self.rank_timeout:g}")
         if self.card and not self.dry_run:
             raise InputError("--card names a GPU to estimate for, which only --dry-run does")
+        if self.profile is not None and self.profile < 1:
+            raise InputError(f"profile must be at least 1 step, got {self.profile}")
         if self.decay_now is not None:
             if not self.resume:
                 raise InputError("--decay-now ends a run that is there; give --resume --out RUN")

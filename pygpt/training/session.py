@@ -33,6 +33,7 @@ from pygpt.training.display import Display, Output, describe
 from pygpt.training.flags import resume_command
 from pygpt.training.launch import Launch
 from pygpt.training.observer import Observers
+from pygpt.training.profiling import Profiler, check_snapshot, memory_snapshot
 from pygpt.training.ranks import Ranks, joined
 from pygpt.training.schedule import announce_schedule, decay_from_now
 from pygpt.training.trackers import Trackers
@@ -77,6 +78,8 @@ def start(
     # Only rank 0 prints.
     console = Console(file=cast(TextIO, Output()), highlight=False, quiet=not launch.is_main)
     device = start_device(launch.device_name(config.device, torch.cuda.device_count()))
+    if options.memory_snapshot:
+        check_snapshot(device)
     if device.type == "cpu":
         keep_freed_memory()
     else:
@@ -176,12 +179,21 @@ class Session:
         describe(console, resolved, train_split)
         data = _data_of(train_split, val_split)
         ranks.on_main(lambda: run.open(config, resolved.device, step, data, self._launch.id))
+        profiled = self._options.profile if ranks.is_main else None
+        recorded = self._options.memory_snapshot and ranks.is_main
         with (
             Display(console, config, step) as display,
             Trackers(config.trackers if ranks.is_main else (), run, config, step + 1) as trackers,
             stop_on_signals(display.note) as stop,
+            Profiler(profiled, run, resolved, console) as profiler,
+            memory_snapshot(recorded, run.path / "memory.pickle"),
         ):
-            trainer.train(Observers(display, trackers), stop)
+
+            def should_stop() -> bool:
+                profiler.after_step()
+                return stop()
+
+            trainer.train(Observers(display, trackers), should_stop)
         if trainer.step < config.max_steps:
             say(console, f"stopped at step {trainer.step}; go on with: {resume_command(run)}")
             sys.exit(128 + (stop.signal or signal.SIGTERM))  # of another rank's, SIGTERM
