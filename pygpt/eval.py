@@ -41,8 +41,7 @@ class EvalConfig:
     """Further models beside them, such as gpt2, gpt2-medium or OWNER/NAME on the Hub. What is not a
     GPT-2 is run by transformers, where that is installed."""
     tasks: str = ""
-    """Tasks, with commas between: lambada, wikitext103, hellaswag, piqa, arc_easy, winogrande,
-    copa."""
+    """Tasks, comma-separated: lambada, wikitext103, hellaswag, piqa, arc_easy, winogrande, copa."""
     task_data: Path = TASK_DATA
     """Directory of the tasks' files. What is not there is taken from the Hub."""
     lm_eval: str = ""
@@ -73,6 +72,8 @@ class EvalConfig:
     """"cpu", "cuda" …; "auto" takes a GPU if there is one."""
     impl: str = "auto"
     """Kernels: "auto", "eager", "triton", "native", or by op: "attention=eager,gelu=triton"."""
+    average: bool = False
+    """Take the averaged weights of a run (train --ema-decay)."""
     revision: str | None = None
     """Branch, tag or commit of a model on the Hub."""
     json: bool = False
@@ -108,10 +109,9 @@ class EvalConfig:
 def main() -> None:
     """The command."""
     config = cli.parse(EvalConfig, prog="python -m pygpt.eval")
-    names = config.paths or (None,)
-    places = {str(name or "newest run"): locate(name, config.revision) for name in names}
+    names, kind = config.paths or (None,), config.average
+    places = {str(n or "newest run"): locate(n, config.revision, average=kind) for n in names}
     others = {name: _place(name, config.revision) for name in config.compare}
-
     from pygpt.runs.judging import Judge
 
     judge = Judge(config, {**places, **others})

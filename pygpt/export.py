@@ -30,6 +30,8 @@ class ExportConfig:
     model on the Hub."""
     to: Path
     """Directory to write; it must be missing or empty."""
+    average: bool = False
+    """Take the averaged weights of a run (train --ema-decay)."""
     format: export.Format = "hf"
     """What to write."""
     dtype: str | None = None
@@ -52,7 +54,7 @@ def main() -> None:
     config = cli.parse(ExportConfig, prog="python -m pygpt.export")
     export.check_packages(config.format)
     export.check_target(config.to)
-    directory = locate(config.run)
+    directory = locate(config.run, average=config.average)
     _write(config, directory)
     for path in sorted(config.to.iterdir()):
         print(f"{path}  {path.stat().st_size / 1e6:,.1f} MB")

@@ -40,6 +40,8 @@ class SampleConfig:
     """Choose among the k likeliest tokens only; "None" for all."""
     top_p: float | None = None
     """Choose among the likeliest tokens that together have this probability only."""
+    average: bool = False
+    """Take the averaged weights of a run (train --ema-decay)."""
     revision: str | None = None
     """Branch, tag or commit of a model on the Hub."""
     seed: int = 1337
@@ -59,7 +61,7 @@ class SampleConfig:
 def main() -> None:
     """The command."""
     config = cli.parse(SampleConfig, prog="python -m pygpt.sample", unknown=_nanogpt_hint)
-    directory = locate(config.run, config.revision)
+    directory = locate(config.run, config.revision, average=config.average)
 
     from pygpt.hub import huggingface
     from pygpt.inference.engine import Piece

@@ -112,6 +112,12 @@ class TrainConfig:
     """AdamW's decay of the first moment."""
     beta2: float = 0.95
     """AdamW's decay of the second moment."""
+    ema_decay: float = 0.0
+    """Keep an average of the weights beside them, which --average of eval, sample and export takes:
+    0.999 is of about the last 1,000 steps. 0 keeps none."""
+    block_warmup_steps: int = 0
+    """Steps in which sequences grow: an eighth of block_size, a quarter, a half, for a third of
+    these steps each. The windows are cut, so that a step has the same tokens."""
     grad_clip: float = 1.0
     """Largest norm of the gradient; 0 turns clipping off."""
 
@@ -140,7 +146,7 @@ class TrainConfig:
         for name in positive:
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} must be finite and above 0, got {getattr(self, name)}")
-        for name in ("min_lr", "warmup_steps", "weight_decay", "grad_clip"):
+        for name in ("min_lr", "warmup_steps", "weight_decay", "grad_clip", "block_warmup_steps"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(
                     f"{name} must be finite and not negative, got {getattr(self, name)}"
@@ -153,7 +159,7 @@ class TrainConfig:
         if self.lr_decay_steps is not None and self.lr_decay_steps < 1:
             raise InputError(f"lr_decay_steps must be above 0, got {self.lr_decay_steps}")
         check_seed(self.seed)
-        for name in ("beta1", "beta2", "muon_momentum"):
+        for name in ("beta1", "beta2", "muon_momentum", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if self.offload_optimizer and self.dtype in ("float32", "float16"):
@@ -216,6 +222,12 @@ class TrainConfig:
             InputError: it does not divide, with the nearest that does.
         """
         self.model(vocab_size=1)
+        if self.block_warmup_steps and self.block_size % 8:
+            raise InputError(
+                f"block_warmup_steps cuts windows into eighths, and block_size={self.block_size} "
+                f"is not a multiple of 8; the nearest that are: "
+                f"{_multiples_around(self.block_size, 8)}"
+            )
         self.rank_sequences(ranks)
         if self.micro_batch != "auto":
             self.accumulation(self.micro_batch, ranks)

@@ -54,7 +54,8 @@ class Estimate:
     parameters: int
     gradients: int
     optimizer: int
-    """AdamW's two moments; with --offload-optimizer on a CPU what a GPU's host would keep."""
+    """AdamW's two moments, and the average of the weights (EMA) where one is kept; with
+    --offload-optimizer on a CPU what a GPU's host would keep."""
     weight_casts: int
     """bf16 copies of the weights: made once a micro-batch by autocast, kept for the backward."""
     activations: int
@@ -109,6 +110,8 @@ class Plan:
     muon: bool = False
     shards: int = 1
     """Ranks over which weights and moments are sliced (FSDP)."""
+    average: bool = False
+    """Whether an average of the weights is kept (EMA)."""
 
     @classmethod
     def of(
@@ -147,6 +150,7 @@ class Plan:
             compiled=bool(config.compile),
             muon=config.optimizer == "muon",
             shards=ranks if sharded else 1,
+            average=config.ema_decay > 0,
         )
 
     def estimate(self, micro_batch: int) -> Estimate:
@@ -162,6 +166,7 @@ class Plan:
             compiled=self.compiled,
             muon=self.muon,
             shards=self.shards,
+            average=self.average,
         )
 
     def largest_micro_batch(self, free: int) -> int:
@@ -274,6 +279,7 @@ def estimate(
     compiled: bool = False,
     muon: bool = False,
     shards: int = 1,
+    average: bool = False,
 ) -> Estimate:
     """The memory of a training step at its peak.
 
@@ -289,12 +295,15 @@ def estimate(
         muon: whether the matrices of the blocks are Muon's, with one moment and not two.
         shards: ranks over which weights and moments are sliced. Gradients are whole until the last
             micro-batch.
+        average: whether an average of the weights is kept (EMA).
     """
     tokens, c, s = micro_batch * config.block_size, config.n_embd, dtype.itemsize
     parameters = gradients = FP32 * config.n_params()
     optimizer, host = 2 * parameters, 0
     if muon:
         optimizer -= FP32 * config.n_layer * 12 * c**2
+    if average:
+        optimizer += parameters
     casts = _block_casts(config, s)
     if shards > 1:
         # Gathered: embeddings all the time, a block that computes and the one that comes next.
@@ -304,6 +313,7 @@ def estimate(
     if offload:
         kept = _kept_by_host(config)
         # A checkpoint is written from a copy of the weights: theirs are transposed.
+        kept += parameters if average else 0
         optimizer, host = (kept, 0) if device == "cpu" else (0, kept + parameters)
         parameters -= (FP32 - s) * config.n_layer * 12 * c**2
         casts = 0

@@ -9,6 +9,7 @@
       model.safetensors       weights, fp32
       optimizer.safetensors   state of the optimizer, as PARAMETER/KEY; or optimizer/, which holds a
                               file of each rank where they sliced it (`pygpt.runs.sharded`)
+      average/                a directory of the same kind, with the average of the weights (EMA)
       trainer.json            step, validation loss, checksum of the text
 
 It is written under another name, flushed and renamed: a directory with this name is complete. There
@@ -36,7 +37,7 @@ from pygpt.hub import huggingface, layout
 from pygpt.hub.stored import StoredTensors
 from pygpt.model import GPT
 from pygpt.ops.dispatch import launch_table
-from pygpt.runs.run import CHECKPOINT_PREFIX, list_checkpoints
+from pygpt.runs.run import AVERAGE, CHECKPOINT_PREFIX, list_checkpoints
 from pygpt.tokenizers.info import TokenizerInfo
 from pygpt.utils.errors import InputError
 from pygpt.utils.files import PARTIAL, replacing
@@ -83,26 +84,41 @@ class Content:
     files: dict[str, str]
     """Name → text of all other files."""
     state: TrainerState
+    average: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    """State dict of the averaged weights, where there are any."""
 
     @property
     def nbytes(self) -> int:
         """Of the tensors."""
-        return sum(tensor.nbytes for tensor in (*self.weights.values(), *self.optimizer.values()))
+        groups = (self.weights, self.optimizer, self.average)
+        return sum(tensor.nbytes for group in groups for tensor in group.values())
 
-    def hf_weights(self) -> dict[str, Tensor]:
-        """The tensors of ``model.safetensors``: fp32, on the CPU, contiguous."""
-        tensors = layout.to_hf(self.weights, self.config)
+    def to_hf(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a ``model.safetensors``: fp32, on the CPU, contiguous."""
+        tensors = layout.to_hf(weights, self.config)
         return {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def content(
-    model: GPT, optimizer: torch.optim.Optimizer, tokenizer: TokenizerInfo, state: TrainerState
+    model: GPT,
+    optimizer: torch.optim.Optimizer,
+    tokenizer: TokenizerInfo,
+    state: TrainerState,
+    *,
+    average: GPT | None = None,
 ) -> Content:
     """What to write of a run as it stands; the tensors are not copied."""
     files = huggingface.describing_files(model, tokenizer)
     files["trainer.json"] = huggingface.json_text(state.fields())
     weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    return Content(model.config, weights, optimizer_tensors(model, optimizer), files, state)
+    return Content(
+        config=model.config,
+        weights=weights,
+        optimizer=optimizer_tensors(model, optimizer),
+        files=files,
+        state=state,
+        average=dict(average.state_dict()) if average else {},
+    )
 
 
 def save(
@@ -158,21 +174,20 @@ def writing(directory: Path, step: int) -> Iterator[Path]:
 
 def write_whole(directory: Path, content: Content) -> None:
     """Write all files into `directory`."""
-    write_weights(directory, content.hf_weights())
+    write_model(directory, content, content.weights)
+    if content.average:
+        write_model(directory / AVERAGE, content, content.average)
     tensors = {name: value.cpu().contiguous() for name, value in content.optimizer.items()}
     safetensors.torch.save_file(tensors, directory / OPTIMIZER_FILE)
-    write_files(directory, content)
 
 
-def write_weights(directory: Path, tensors: dict[str, Tensor]) -> None:
-    """Write ``model.safetensors``."""
-    safetensors.torch.save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-
-
-def write_files(directory: Path, content: Content) -> None:
-    """Write all files that hold no tensors."""
+def write_model(directory: Path, content: Content, weights: dict[str, Tensor]) -> None:
+    """Write a model directory with all files that are not the optimizer's."""
+    directory.mkdir(exist_ok=True)
     for name, text in content.files.items():
         (directory / name).write_text(text, encoding="utf-8")
+    tensors = content.to_hf(weights)
+    safetensors.torch.save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
 
 
 def is_sliced(model: GPT) -> bool:

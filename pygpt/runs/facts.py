@@ -14,7 +14,7 @@ def training_facts(checkpoint: Path) -> dict[str, str]:
     Raises:
         InputError: the run's files are damaged.
     """
-    run = Run(checkpoint.resolve().parent.parent)
+    run = Run.of_checkpoint(checkpoint)
     if not run.started or not (checkpoint / "trainer.json").exists():
         return {}
     config, state = run.config(), read_state(checkpoint)

@@ -223,7 +223,7 @@ def trained_by(directory: Path) -> TrainConfig:
     Raises:
         InputError: it belongs to none, or that names no data.
     """
-    run = Run(directory.resolve().parent.parent)  # the directory may be given as "."
+    run = Run.of_checkpoint(directory)
     config = run.config() if run.started else None
     if config is None or not config.data:
         raise InputError(f"{directory} belongs to no run: say which dataset with --data DIR")

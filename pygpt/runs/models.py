@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pygpt.hub.download import model_directory
-from pygpt.runs.run import Run, newest_run
+from pygpt.runs.run import AVERAGE, Run, newest_run
 from pygpt.utils import cli
 from pygpt.utils.errors import InputError
 
@@ -18,25 +18,38 @@ if TYPE_CHECKING:
     from pygpt.tokenizers.base import Tokenizer
 
 
-def locate(name: str | os.PathLike[str] | None, revision: str | None = None) -> Path:
+def locate(
+    name: str | os.PathLike[str] | None, revision: str | None = None, *, average: bool = False
+) -> Path:
     """The directory that holds a model's ``config.json`` and weights.
 
     Args:
         name: a run (its newest checkpoint), a checkpoint, a directory in Hugging Face's GPT-2
             layout, "gpt2" and its sizes, or OWNER/NAME on the Hub; None is the newest run.
         revision: a branch, tag or commit on the Hub.
+        average: the averaged weights of a run or checkpoint, not those of its last step.
 
     Raises:
-        InputError: there is no such model, it can't be downloaded, or the run has no checkpoint.
+        InputError: there is no such model, it can't be downloaded, the run has no checkpoint, or
+            that has no averaged weights.
     """
     run = newest_run() if name is None else Run(Path(name))
     if not run.started:
-        return model_directory(str(name), revision)
+        directory = model_directory(str(name), revision)
+        return _average_of(directory) if average else directory
     newest = run.newest_checkpoint()
     if newest is None:
         resume = cli.command("train", "--resume", "--out", run.path)
         raise InputError(f"{run.path} has no checkpoint yet; {resume}")
-    return newest
+    return _average_of(newest) if average else newest
+
+
+def _average_of(directory: Path) -> Path:
+    if not (directory / AVERAGE).is_dir():
+        raise InputError(
+            f"{directory} has no averaged weights; a run keeps them with train --ema-decay 0.999"
+        )
+    return directory / AVERAGE
 
 
 def load(

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 RUNS = Path("runs")
 CHECKPOINT_PREFIX = "step-"
+AVERAGE = "average"
+"""Directory of a checkpoint that holds the averaged weights, where the run keeps them."""
 # `python -m pygpt.runs` takes a run's lock for microseconds, to see whether it is free.
 _LOCK_TRIES, _LOCK_SECONDS = 4, 0.05
 
@@ -56,6 +58,13 @@ class Run:
         """When a step was last recorded, in seconds since 1970."""
         metrics = self.metrics_file
         return os.stat(metrics if metrics.exists() else self.config_file).st_mtime
+
+    @classmethod
+    def of_checkpoint(cls, directory: Path) -> Run:
+        """The run that a checkpoint, or its averaged weights, would belong to."""
+        directory = directory.resolve()  # it may be given as "."
+        step = directory.parent if directory.name == AVERAGE else directory
+        return cls(step.parent.parent)
 
     def config(self) -> TrainConfig:
         """The stored configuration, which a resumed run starts with."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from pygpt.planning.hardware import free_memory
 from pygpt.runs import checkpoint
 from pygpt.runs.checkpoint import Content
-from pygpt.runs.run import Run
+from pygpt.runs.run import AVERAGE, Run
 from pygpt.training.ranks import JoinedRanks, Ranks
 from pygpt.utils.format import gib
 
@@ -119,33 +119,39 @@ class Saver:
         from pygpt.runs import sharded
 
         group = cast(JoinedRanks, self._ranks).checkpoint_group
+        parts = {"weights": content.weights, checkpoint.OPTIMIZER_SLICES: content.optimizer}
+        if content.average:
+            parts["averages"] = content.average
 
         def save(partial: Path) -> None:
-            sharded.save(content.weights, partial / "weights", group)
-            sharded.save(content.optimizer, partial / checkpoint.OPTIMIZER_SLICES, group)
+            for name, tensors in parts.items():
+                sharded.save(tensors, partial / name, group)
 
         if not self._ranks.is_main:
             save(_shared(None, group))
             return
         with checkpoint.writing(self._run.checkpoints, content.state.step) as partial:
-            for name in ("weights", checkpoint.OPTIMIZER_SLICES):
+            for name in parts:
                 (partial / name).mkdir()
             save(_shared(partial, group))
-            whole = sharded.whole_weights(content.weights, partial / "weights")
-            shutil.rmtree(partial / "weights")
-            gathered = dataclasses.replace(content, weights=whole)
-            checkpoint.write_weights(partial, gathered.hf_weights())
-            checkpoint.write_files(partial, content)
+            for name, final in (("weights", partial), ("averages", partial / AVERAGE)):
+                if name in parts:
+                    whole = sharded.whole_weights(parts[name], partial / name)
+                    shutil.rmtree(partial / name)
+                    checkpoint.write_model(final, content, whole)
 
 
 def _copy(content: Content) -> Content:
     """With copies of the tensors on the CPU, which stay as they are while training goes on."""
-    copies = []
-    for tensors in (content.weights, content.optimizer):
-        copies.append({name: _to_cpu(tensor) for name, tensor in tensors.items()})
+    groups = {"weights": content.weights, "optimizer": content.optimizer}
+    groups["average"] = content.average
+    copies = {
+        field: {name: _to_cpu(tensor) for name, tensor in tensors.items()}
+        for field, tensors in groups.items()
+    }
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return dataclasses.replace(content, weights=copies[0], optimizer=copies[1])
+    return dataclasses.replace(content, **cast(dict[str, Any], copies))
 
 
 def _to_cpu(tensor: Tensor) -> Tensor:
@@ -161,7 +167,9 @@ def _sliced_copy() -> Callable[[Content], Content]:
     copier = Copier()
 
     def copy(content: Content) -> Content:
-        copied = copier.copy({"weights": content.weights, "optimizer": content.optimizer})
+        groups = {"weights": content.weights, "optimizer": content.optimizer}
+        groups["average"] = content.average
+        copied = copier.copy(groups)
         return dataclasses.replace(content, **cast(dict[str, Any], copied))
 
     return copy

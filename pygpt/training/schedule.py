@@ -1,4 +1,4 @@
-"""The learning rate of each step."""
+"""The learning rate and the sequence length of each step."""
 
 from __future__ import annotations
 
@@ -32,6 +32,15 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     else:
         remaining = 1 - progress
     return config.min_lr + (peak - config.min_lr) * remaining
+
+
+def sequence_length(step: int, config: TrainConfig) -> int:
+    """Tokens in a sequence of step `step` (0 is the first): short ones first, then block_size
+    (Li et al. 2022, arXiv:2108.06084).
+    """
+    if step >= config.block_warmup_steps:
+        return config.block_size
+    return config.block_size >> (3 - 3 * step // config.block_warmup_steps)
 
 
 def decay_start(config: TrainConfig) -> int:

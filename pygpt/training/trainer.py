@@ -28,6 +28,7 @@ from pygpt.planning.resolve import ResolvedConfig
 from pygpt.runs import checkpoint
 from pygpt.runs.run import Run
 from pygpt.training import recovery
+from pygpt.training.average import WeightAverage
 from pygpt.training.batches import Batches
 from pygpt.training.observer import LaunchedStep, Observer, StepReport
 from pygpt.training.offload import build_updater
@@ -35,7 +36,7 @@ from pygpt.training.parallel import parallelize
 from pygpt.training.ranks import Ranks
 from pygpt.training.recovery import Failure, Vote
 from pygpt.training.saver import Saver
-from pygpt.training.schedule import learning_rate
+from pygpt.training.schedule import learning_rate, sequence_length
 from pygpt.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -84,6 +85,8 @@ class Trainer:
             model, run.parallel, run.device, dtype=run.dtype, compiled=run.compile
         )
         self._updater = build_updater(model, self.config)
+        decay = self.config.ema_decay
+        self._average = WeightAverage(self._updater.weights, decay) if decay else None
         self._batches = Batches(train, self.config, run.device, self._ranks)
         self._saver = Saver(
             directory, self.config.keep_checkpoints, self._ranks, slices=run.parallel == "fsdp"
@@ -112,6 +115,8 @@ class Trainer:
             )
         updater.sync_to_model()
         updater.restore_scaling(state.scaling)
+        if self._average:
+            self._average.restore(path, updater.weights)
         self.step, self._skipped = state.step, state.skipped_steps
 
     def train_step(self) -> LaunchedStep:
@@ -130,6 +135,8 @@ class Trainer:
         self._updater.step(lr)
         self._updater.zero_grad()
         self.step += 1
+        if self._average:
+            self._average.update(self._updater.weights, self.step)
         return LaunchedStep(self.step, loss, grad_norm, lr)
 
     def _backward(self, vote: Vote) -> Tensor:
@@ -148,6 +155,7 @@ class Trainer:
         torch.manual_seed(_dropout_seed(self.config.seed, self.step, self._ranks.rank))
         x, y = self._batches.batch(self.step)
         n, accumulation = self.run.micro_batch, self.run.accumulation
+        length = sequence_length(self.step, self.config)
         micro_batches = zip(torch.split(x, n), torch.split(y, n), strict=True)
         total = torch.zeros((), device=self.run.device)
         for i, (inputs, targets) in enumerate(micro_batches, 1):
@@ -155,7 +163,10 @@ class Trainer:
             with self._parallel.micro_batch(last and synchronise):
                 with self._autocast():
                     # All micro-batches have as many targets: the mean of means is the mean.
-                    loss = self._parallel.loss(inputs, targets) / accumulation
+                    loss = (
+                        self._parallel.loss(inputs.view(-1, length), targets.view(-1, length))
+                        / accumulation
+                    )
                 if last and synchronise:
                     vote.succeeded()  # before the ranks exchange gradients
                 self._updater.backward(loss)
@@ -345,7 +356,11 @@ class Trainer:
             self.step, val_loss, self._train.checksum, self._updater.scaling, self._skipped
         )
         content = checkpoint.content(
-            self._updater.weights, self._updater.optimizer, self._val.tokenizer, state
+            self._updater.weights,
+            self._updater.optimizer,
+            self._val.tokenizer,
+            state,
+            average=self._average.model if self._average else None,
         )
         self._saver.save(content)
 

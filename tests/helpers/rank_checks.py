@@ -125,6 +125,8 @@ def check(data: Path, out: Path, seed: int, ranks: Ranks) -> dict[str, Any]:
     trainer.run = dataclasses.replace(trainer.run, compile=True)
     fail_on_rank_1(trainer, ranks, TorchDynamoException("header vanished"))
     found["compiler"] = train(trainer) | {"compile": trainer.run.compile}
+    averaged = make("averaged", "fsdp", ema_decay=0.9)
+    found["averaged"] = train(averaged)
     trainer = make("stopped", "fsdp")
     found["stopped"] = train(trainer, lambda: ranks.rank == 1 and trainer.step == 2)
     for name, theirs in {"seed": 1, "batch_tokens": 128}.items():

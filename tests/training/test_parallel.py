@@ -142,6 +142,23 @@ def test_the_weights_that_rank_0_gathers_are_whole(checks: Checks) -> None:
         assert (tensor - sliced[name]).norm() <= 1e-3 * tensor.norm(), name
 
 
+def test_the_average_of_slices_is_that_of_the_weights(checks: Checks) -> None:
+    checks.alone("averaged-one", ema_decay=0.9)
+    one, two = (
+        read_tensors(
+            checks.out
+            / name
+            / "checkpoints"
+            / f"step-{STEPS:08d}"
+            / "average"
+            / "model.safetensors"
+        )
+        for name in ("averaged-one", "averaged")
+    )
+    for name, tensor in one.items():
+        assert (tensor - two[name]).norm() <= 1e-3 * tensor.norm(), name
+
+
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_rank_out_of_memory_halves_the_micro_batch_of_all(
     checks: Checks, accumulation: int
