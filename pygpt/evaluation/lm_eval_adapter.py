@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pygpt.evaluation.scoring import Request, score
 from pygpt.evaluation.tasks.wikitext103 import rolling
 from pygpt.inference.generation import generate
 from pygpt.inference.sampling import Sampling
+from pygpt.utils.errors import InputError
 
 
 class HarnessModel(TemplateLM):  # type: ignore[misc]
@@ -82,11 +84,19 @@ def evaluate(
         model: the model.
         tasks: names the harness knows, or of YAML files in `task_folder`.
         task_folder: further tasks.
+
+    Raises:
+        InputError: the harness has no such task.
     """
     import lm_eval
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=None if task_folder is None else str(task_folder))
+    for name in tasks:
+        if not manager.match_tasks([name]):
+            close = difflib.get_close_matches(name, manager.all_tasks, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "`lm-eval ls tasks` lists them"
+            raise InputError(f"lm-evaluation-harness has no task {name!r}; {hint}")
     found = lm_eval.simple_evaluate(
         HarnessModel(model), tasks=list(tasks), task_manager=manager, bootstrap_iters=0
     )

@@ -6,6 +6,7 @@ and position embeddings stay F32, as llama.cpp's converter leaves them: its kern
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,7 @@ def write(path: Path, model: GPT, tokenizer: Tokenizer, dtype: str) -> None:
             f"q8_0 stores blocks of {_Q8_0_BLOCK} numbers, and n_embd={config.n_embd} is not a "
             "multiple of that; take --dtype float16"
         )
+    logging.getLogger("gguf").setLevel(logging.WARNING)  # it lists the file it writes
     writer = gguf.GGUFWriter(path, "gpt2")
     writer.add_name("pygpt")
     writer.add_context_length(config.block_size)

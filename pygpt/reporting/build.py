@@ -133,7 +133,7 @@ def as_fields(reports: list[RunReport], language: Language) -> dict[str, Any]:
                 "command": finding.command,
             }
             for report in reports
-            for finding in report.findings
+            for finding in (*report.findings, *_no_projection(report))
         ],
         "projections": [
             {"run": report.log.name, **dataclasses.asdict(projection)}
@@ -148,3 +148,9 @@ def as_fields(reports: list[RunReport], language: Language) -> dict[str, Any]:
             for report in reports
         },
     }
+
+
+def _no_projection(report: RunReport) -> list[Finding]:
+    """Why nothing is projected, which pages say in place of the projections."""
+    refused = report.subject.outlook.refused
+    return [] if refused is None else [Finding("projection", "unknown", refused)]

@@ -35,7 +35,7 @@ of which half was seen, it was 0.12 off on a public run (docs/report.md)."""
 
 @dataclasses.dataclass(frozen=True)
 class Projection:
-    """The loss expected at a step."""
+    """The loss expected at a step, and its interval, which is cut at 0 nats."""
 
     steps: int
     loss: float
@@ -101,6 +101,17 @@ def outlook(log: RunLog, steps: tuple[int, ...] = ()) -> Outlook:
         for target in sorted(targets)
         if target > log.last_step
     )
+    below = next((each for each in projections if each.loss <= 0), None)
+    if below:
+        return Outlook(
+            backtests=backtests,
+            refused=msg(
+                "No projection: the law gives {loss:.2f} nats for step {step}, and no loss is "
+                "below 0. The run is too short for it.",
+                loss=below.loss,
+                step=below.steps,
+            ),
+        )
     return Outlook(projections, backtests, None, _caveat(law, schedule, ended), law)
 
 
@@ -193,9 +204,8 @@ def _project(
         if test.method == law.method
     ]
     margin = max([2 * SEED_NOISE, law.residual, *errors])
-    return Projection(
-        target, value, min(low, value - margin), max(high, value + margin), law.method
-    )
+    low, high = max(0.0, min(low, value - margin)), max(high, value + margin)
+    return Projection(target, value, low, high, law.method)
 
 
 def _backtests(
@@ -213,7 +223,13 @@ def _backtests(
         value = law.at(float(step[-1]))
         tests.append(
             Backtest(
-                law.method, int(step[keep][-1]), int(step[-1]), value, low, high, float(loss[-1])
+                law.method,
+                int(step[keep][-1]),
+                int(step[-1]),
+                value,
+                max(0.0, low),
+                high,
+                float(loss[-1]),
             )
         )
     return tuple(tests)

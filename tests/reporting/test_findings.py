@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pygpt import report as report_command
 from pygpt.reporting.build import RunReport, build
 from pygpt.reporting.findings.finding import Finding
 from pygpt.reporting.language import Language
@@ -69,6 +72,52 @@ def test_run_b_still_falls_and_would_reach_what_its_author_expected(tmp_path: Pa
     # Its author expected 4.0 to 4.05 with 12,000 to 20,000 steps.
     assert second.low < 4.05 < first.high
     assert 4.0 < second.loss < first.loss < 4.15
+
+
+RUN_A = "step,val_loss\n0,10.83\n20000,4.6\n"
+"""The reported range of validation perplexity is 80 to 120: a loss of 4.38 to 4.79."""
+
+
+def test_run_a_typed_as_its_last_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(RUN_A, encoding="utf-8")
+    words = ["--preset", "owt-30m", "--corpus", "openwebtext", "--card", "RTX 4070", "--json"]
+    monkeypatch.setattr(sys, "argv", ["report", str(path), *words, "--steps", "100000"])
+    report_command.main()
+    fields = json.loads(capsys.readouterr().out)
+    found = {finding["id"]: finding for finding in fields["findings"]}
+    assert not [each for each in found.values() if each["verdict"] == "problem"]
+    assert "29.9 M without position embeddings" in found["model"]["text"]
+    assert "0.66 B tokens" in found["tokens"]["text"]
+    assert "perplexity 99.5; GPT-2 small has 3.12 on OpenWebText" in found["gpt2"]["text"]
+    assert "a law needs 5" in found["projection"]["text"]  # one row: nothing is projected
+    assert fields["projections"] == []
+
+
+def test_run_a_with_its_curve_is_projected_to_80_000_further_steps(tmp_path: Path) -> None:
+    """A power law through its plateau: the author expected a perplexity below 60 there."""
+    path = tmp_path / "a.csv"
+    rows = [f"{step},{3.9 + 0.7 * (step / 20000) ** -0.5:.3f}" for step in range(2000, 20001, 2000)]
+    path.write_text("step,val_loss\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    shape = {"n_layer": 6, "n_head": 6, "n_embd": 384, "batch_tokens": 32768}
+    (report,) = build((path,), facts(**shape), (100_000,))
+    (there,) = report.subject.outlook.projections
+    assert there.low < 3.9 + 0.7 * 5**-0.5 < there.high
+    assert there.loss == pytest.approx(4.213, abs=0.02)
+
+
+def test_no_interval_goes_below_zero_and_no_such_loss_is_projected(tmp_path: Path) -> None:
+    path = tmp_path / "short.csv"
+    loss = [3.0, 2.2, 1.5, 0.9, 0.5, 0.2, 0.05]
+    rows = [f"{10 * i + 10},{value}" for i, value in enumerate(loss)]
+    path.write_text("step,val_loss\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    (report,) = build((path,), facts(batch_tokens=512))
+    outlook = report.subject.outlook
+    assert outlook.refused or outlook.projections
+    for each in (*outlook.projections, *outlook.backtests):
+        assert each.low >= 0
 
 
 def nanogpt_log(path: Path) -> Path:

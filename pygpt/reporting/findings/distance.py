@@ -76,6 +76,6 @@ def _gpt2(subject: Subject) -> Finding:
                    "perplexity.", **values)  # fmt: skip
     else:
         text = msg("Loss {loss:.3f}, perplexity {perplexity:.1f}; GPT-2 small has {theirs} on "
-                   "OpenWebText (published, zero-shot), {gap:+.2f} nats away. The text is another, "
-                   "so tenths of a nat say nothing.", **values)  # fmt: skip
+                   "OpenWebText (published, zero-shot), {gap:+.2f} nats away. On another text, "
+                   "tenths of a nat say nothing.", **values)  # fmt: skip
     return Finding("gpt2", "note", text, source="nanoGPT, README", command=command)

@@ -1,4 +1,9 @@
-"""litgpt's ``metrics.csv``: Lightning's CSV logger, whose rows have either loss."""
+"""litgpt's ``metrics.csv``, from `litgpt.pretrain` through the CSVLogger of Lightning Fabric.
+
+The logger writes its own count over litgpt's column ``step``: the micro-batches before the row,
+less one. So a step of the report is a micro-batch of one process, ``iter``, and tokens are those of
+``total_tokens``. Rows have the training loss or the validation loss.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,7 @@ from pygpt.reporting.runlog import LogBuilder
 
 NAME = "litgpt CSV"
 
-_COLUMNS = {"learning_rate": "lr", "total_tokens": "tokens"}
+_COLUMNS = {"learning_rate": "lr", "total_tokens": "tokens", "iter_time": "seconds"}
 
 
 def matches(path: Path, head: str) -> bool:
@@ -20,26 +25,14 @@ def matches(path: Path, head: str) -> bool:
 
 
 def read(path: Path, log: LogBuilder) -> None:
-    """Losses by optimiser step; a step of several micro-batches has several rows."""
-    rows = csv.DictReader(read_lines(path))
-    step, columns = -1, dict[str, float]()  # of the step whose rows are being read
-    losses: list[float] = []
-    for row in rows:
+    """Both losses by micro-batch, the learning rate, times and tokens."""
+    for row in csv.DictReader(read_lines(path)):
         try:
-            now = int(float(row["step"]))
+            step = int(float(row["step"])) + 1
             if row.get("val_loss"):
-                log.validation(now, float(row["val_loss"]))
-            if not row.get("loss"):
-                continue
-            loss = float(row["loss"])
-        except (TypeError, ValueError):
+                log.validation(step, float(row["val_loss"]))
+            if row.get("loss"):
+                columns = {ours: float(row[name]) for name, ours in _COLUMNS.items() if row[name]}
+                log.train(step, float(row["loss"]), **columns)
+        except (KeyError, TypeError, ValueError):
             log.skipped += 1
-            continue
-        if now != step and losses:
-            log.train(step, sum(losses) / len(losses), **columns)
-            losses = []
-        step = now
-        losses.append(loss)
-        columns = {ours: float(row[name]) for name, ours in _COLUMNS.items() if row.get(name)}
-    if losses:
-        log.train(step, sum(losses) / len(losses), **columns)

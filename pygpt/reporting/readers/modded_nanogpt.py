@@ -1,4 +1,8 @@
-"""modded-nanogpt's logs: ``step:125/1750 val_loss:… train_time:…ms step_avg:…ms``."""
+"""modded-nanogpt's logs: ``step:125/1695 val_loss:… train_time:…ms step_avg:…ms``.
+
+Logs of 2024 have the training loss too, later ones only the time of each step. A log begins with
+the program's source.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,15 @@ from pygpt.reporting.runlog import LogBuilder
 NAME = "modded-nanogpt log"
 
 _LINE = re.compile(r"step:(\d+)/(\d+) (train_loss|val_loss|loss):(\S+)(?:.*?step_avg:([\d.]+)ms)?")
+_SOURCE = 'print0(f"step:{step}/{train_steps} val_loss:'
+"""A line of the program, which can be longer than what is read to recognise a log."""
 
 
 def matches(path: Path, head: str) -> bool:
     """A line of a step; the log begins with the source of the program, which can be long."""
     if any(_LINE.match(line) for line in head.splitlines()):
         return True
-    return "modded-nanogpt" in head or ("torch._dynamo" in head and "=====" in head)
+    return _SOURCE in head or ("torch._dynamo" in head and "=====" in head)
 
 
 def read(path: Path, log: LogBuilder) -> None:

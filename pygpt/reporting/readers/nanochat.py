@@ -1,4 +1,9 @@
-"""nanochat's base_train: ``step 00010/21400 (0.05%) | loss: … | dt: …ms | tok/sec: … | mfu: …``."""
+"""What nanochat's base_train prints, in its forms of 2025 and 2026.
+
+A step is ``step 00010/21400 (0.05%) | loss: … | lrm: … | dt: …ms | tok/sec: … | mfu: …``; since
+2026 the last is called ``bf16_mfu``, and 0.00 for a GPU whose peak nanochat does not know. The
+model's shape is a block of JSON, before that it was one line a value.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ from pygpt.reporting.runlog import LogBuilder
 NAME = "nanochat stdout"
 
 _STEP = re.compile(r"step (\d+)/(\d+) .*?\| loss: ([^\s|]+)(.*)")
-_FIELD = re.compile(r"\| ([a-z /]+): ([\d.,]+)")
+_FIELD = re.compile(r"\| ([a-z0-9_ /]+): ([\d.,]+)")
 _EVALUATION = re.compile(r"Step (\d+) \| Validation (bpb|loss): (\S+)")
 _FACTS = {
     "Total batch size": "batch_tokens",
@@ -20,8 +25,14 @@ _FACTS = {
     "num_heads": "n_head",
     "Vocab size": "vocab_size",
     "Number of parameters": "n_params",
+    "total": "n_params",
+    '"n_layer"': "n_layer",
+    '"n_embd"': "n_embd",
+    '"n_head"': "n_head",
+    '"sequence_len"': "block_size",
 }
-_FACT = re.compile(rf"({'|'.join(_FACTS)}): ([\d,]+)")
+_FACT = re.compile(rf"\s*({'|'.join(_FACTS)})\s*:? ([\d,]+)(?: =>.*|,)?\s*")
+_CARD = re.compile(r"GPU: (?:NVIDIA )?(?:GeForce )?(.+?) \| Peak FLOPS")
 
 
 def matches(path: Path, head: str) -> bool:
@@ -31,6 +42,7 @@ def matches(path: Path, head: str) -> bool:
 
 def read(path: Path, log: LogBuilder) -> None:
     """Training loss, times and rates; validation in bits per byte is kept apart from the losses."""
+    on_one_gpu = False  # rates are of all together, the report's of one
     for line in read_lines(path):
         if found := _STEP.match(line):
             _add_step(found, log)
@@ -42,8 +54,12 @@ def read(path: Path, log: LogBuilder) -> None:
                 log.val_bits_per_byte[step] = value
         elif line.startswith("step "):
             log.skipped += 1
-        elif found := _FACT.search(line):
+        elif found := _FACT.fullmatch(line):
             log.fact(_FACTS[found[1]], int(found[2].replace(",", "")), "log")
+        elif line.endswith("Distributed world size: 1"):
+            on_one_gpu = True
+        elif on_one_gpu and (found := _CARD.match(line)):
+            log.fact("card", found[1], "log")
 
 
 def _add_step(found: re.Match[str], log: LogBuilder) -> None:
@@ -54,8 +70,8 @@ def _add_step(found: re.Match[str], log: LogBuilder) -> None:
         columns["seconds"] = fields["dt"] / 1e3
     if "tok/sec" in fields:
         columns["tokens_per_second"] = fields["tok/sec"]
-    if "mfu" in fields:
-        columns["mfu"] = fields["mfu"] / 100
+    if mfu := fields.get("bf16_mfu", fields.get("mfu")):
+        columns["mfu"] = mfu / 100
     if "grad norm" in fields:
         columns["grad_norm"] = fields["grad norm"]
     try:
