@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from pygpt import report
+from pygpt import eval as evaluate
+from pygpt import export, report
 from pygpt.utils.errors import InputError
 from tests.reporting.logs import CONFIG, healthy, write_csv
 
@@ -95,6 +96,38 @@ def test_gpt2_on_the_same_text_comes_first_where_it_was_evaluated(
     capsys.readouterr()
     call(monkeypatch, run.path)
     assert "How far from GPT-2? 64.7 to 22.6" in capsys.readouterr().out
+
+
+def test_what_eval_compare_prints_is_read(
+    run_train: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of two models that eval itself compares: the run, and a copy of its checkpoint."""
+    run = run_train("mine")
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    (tasks / "copa.jsonl").write_text('{"query": "It, so", "choices": ["a", "b"], "gold": 0}\n' * 4)
+    other = tmp_path / "other"
+    export_command(monkeypatch, run.path, "--to", other)
+    capsys.readouterr()
+    words = [str(run.path), "--compare", str(other), "--tasks", "copa", "--task-data", str(tasks)]
+    for flags, figure in (([], "bits per byte"), (words[3:], "accuracy")):
+        monkeypatch.setattr(sys, "argv", ["eval", *words[:3], *flags, "--json"])
+        evaluate.main()
+        printed = capsys.readouterr().out
+        (run.path / "comparison.json").write_text(printed, encoding="utf-8")
+        call(monkeypatch, run.path, "--json")
+        findings = json.loads(capsys.readouterr().out)["findings"]
+        (found,) = (each for each in findings if each["id"] == "compared")
+        assert figure in found["text"]
+        assert str(other) in found["text"]
+
+
+def export_command(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["export", *map(str, words)])
+    export.main()
 
 
 def test_watching_writes_again_until_the_run_ends(

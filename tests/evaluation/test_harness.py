@@ -1,6 +1,6 @@
 """pygpt's evaluations against lm-evaluation-harness, on the published files, same model.
 
-A run takes the first rows of each file; all of them, which takes half an hour, with
+A run takes the first rows of each file; all of them, which takes a quarter of an hour, with
 
     PYGPT_TEST_ALL_ROWS=1 python -m pytest -o timeout=0 tests/evaluation/test_harness.py
 """
