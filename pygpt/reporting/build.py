@@ -10,6 +10,7 @@ from pygpt.config import GPTConfig
 from pygpt.reporting import findings
 from pygpt.reporting.findings.finding import Finding, Subject
 from pygpt.reporting.language import Language, Message
+from pygpt.reporting.other_runs import other_runs
 from pygpt.reporting.projection import outlook
 from pygpt.reporting.readers import read_log
 from pygpt.reporting.runlog import Facts, RunLog
@@ -76,7 +77,8 @@ def _judge(log: RunLog, facts: Facts, steps: tuple[int, ...], writing: Writing |
     if log.facts.vocab_size is None and log.facts.n_embd is not None:
         log.facts.put("vocab_size", 50304, ASSUMED)
     schedule = schedule_of(log)
-    subject = Subject(log, _model(log.facts), schedule, outlook(log, steps), writing)
+    others = other_runs(log)
+    subject = Subject(log, _model(log.facts), schedule, outlook(log, steps), writing, others)
     return RunReport(subject, findings.sections(subject))
 
 

@@ -84,6 +84,22 @@ def test_several_runs_have_a_table_of_their_differences(
     assert "n_layer" not in text.partition("Differences")[2]
 
 
+def test_other_runs_beside_it_are_compared_at_equal_tokens(
+    run_train: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run_train("a")
+    longer = run_train("b", "--max-steps", "40")
+    (longer.path.parent / "not-a-run").mkdir()
+    capsys.readouterr()
+    call(monkeypatch, longer.path, "--json")
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    (found,) = (each for each in findings if each["id"] == "equal_tokens")
+    assert "At 0.0 M tokens, a stood at" in found["text"]
+    assert found["command"].endswith("/b " + str(longer.path.parent / "a"))
+
+
 def test_gpt2_on_the_same_text_comes_first_where_it_was_evaluated(
     run_train: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,

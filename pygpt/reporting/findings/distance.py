@@ -37,6 +37,16 @@ def findings(subject: Subject) -> Iterator[Finding]:
                         corpus=curve.corpus, gap=log.final_loss - there),
                     source=f"{curve.source} ({curve.licence})",
                 )  # fmt: skip
+    for other in subject.others:
+        yield Finding(
+            "equal_tokens",
+            "note",
+            msg("At {millions:,.1f} M tokens, {run} stood at {there:.3f} and this run at "
+                "{here:.3f}: {gap:+.3f} nats from there to here.",
+                millions=other.tokens / 1e6, run=other.name, there=other.there, here=other.here,
+                gap=other.here - other.there),
+            command=cli.command("report", log.path, other.path),
+        )  # fmt: skip
     if "HellaSwag" in log.scores:
         score = log.scores["HellaSwag"]
         yield Finding(

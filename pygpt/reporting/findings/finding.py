@@ -7,6 +7,7 @@ from typing import Literal
 
 from pygpt.config import GPTConfig
 from pygpt.reporting.language import Message
+from pygpt.reporting.other_runs import OtherRun
 from pygpt.reporting.projection import Outlook
 from pygpt.reporting.runlog import RunLog
 from pygpt.reporting.schedule import Schedule
@@ -47,6 +48,8 @@ class Subject:
     """Projections and their backtest."""
     writing: Writing | None = None
     """None where no completions were asked for."""
+    others: tuple[OtherRun, ...] = ()
+    """Further runs beside it."""
 
     @property
     def n_params(self) -> int | None:
