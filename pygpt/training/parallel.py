@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
@@ -95,6 +96,8 @@ class FullySharded(OneDevice):
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
+        # A block's outputs are not changed in place, which this warns of.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
         for block in model.h:
             fully_shard(block, mesh=mesh)

@@ -33,8 +33,8 @@ class FailedElsewhereError(RuntimeError):
 class Vote:
     """In which the ranks find out whether one of them failed.
 
-    It has to be held before the ranks exchange gradients: a rank that failed takes no part in that,
-    and the others would wait for it.
+    It has to be held before the micro-batch in which the ranks exchange gradients: a rank that
+    failed takes no part in that, and the others would wait for it.
     """
 
     def __init__(self, ranks: Ranks, recovers: bool) -> None:

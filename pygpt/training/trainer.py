@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from pygpt.runs.run import Run
 from pygpt.training import recovery
 from pygpt.training.average import WeightAverage
 from pygpt.training.batches import Batches
+from pygpt.training.figures import Figures
 from pygpt.training.observer import LaunchedStep, Observer, StepReport
 from pygpt.training.offload import build_updater
 from pygpt.training.parallel import parallelize
@@ -40,8 +39,6 @@ from pygpt.training.schedule import learning_rate, sequence_length
 from pygpt.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
-
-SECONDS_BETWEEN_READS = 0.5
 
 
 class Trainer:
@@ -91,11 +88,9 @@ class Trainer:
         self._saver = Saver(
             directory, self.config.keep_checkpoints, self._ranks, slices=run.parallel == "fsdp"
         )
-        self._skipped = 0  # steps in which float16 overflowed
+        self._figures = Figures(run, self._newest_checkpoint)
         self._rehearsed = 0  # micro-batch of the last rehearsal
-        self._peak_flops = run.peak.flops * self._ranks.world_size
         self._observer: Observer
-        self._clock = 0.0
 
     def resume(self, path: Path) -> None:
         """Continue from a checkpoint.
@@ -117,7 +112,7 @@ class Trainer:
         updater.restore_scaling(state.scaling)
         if self._average:
             self._average.restore(path, updater.weights)
-        self.step, self._skipped = state.step, state.skipped_steps
+        self.step, self._figures.skipped = state.step, state.skipped_steps
 
     def train_step(self) -> LaunchedStep:
         """Run the next step. Recovers from out-of-memory by halving the micro-batch.
@@ -141,7 +136,8 @@ class Trainer:
 
     def _backward(self, vote: Vote) -> Tensor:
         """Accumulate the gradients of the step's batch; return its mean loss, a scalar."""
-        if self._parallel.rehearses and self._rehearsed != self.run.micro_batch:
+        is_new = self.run.accumulation == 1 and self._rehearsed != self.run.micro_batch
+        if self._parallel.rehearses and is_new:
             # No rank waits for another one here, so that all can recover from out-of-memory.
             self._accumulate(vote, synchronise=False)
             vote.succeeded()
@@ -156,19 +152,17 @@ class Trainer:
         x, y = self._batches.batch(self.step)
         n, accumulation = self.run.micro_batch, self.run.accumulation
         length = sequence_length(self.step, self.config)
-        micro_batches = zip(torch.split(x, n), torch.split(y, n), strict=True)
+        parts = zip(torch.split(x, n), torch.split(y, n), strict=True)
+        micro_batches = ((a.view(-1, length), b.view(-1, length)) for a, b in parts)
         total = torch.zeros((), device=self.run.device)
         for i, (inputs, targets) in enumerate(micro_batches, 1):
-            last = i == accumulation
-            with self._parallel.micro_batch(last and synchronise):
+            last = i == accumulation and synchronise
+            if last:
+                vote.succeeded()  # from here on the ranks wait for one another
+            with self._parallel.micro_batch(last):
                 with self._autocast():
                     # All micro-batches have as many targets: the mean of means is the mean.
-                    loss = (
-                        self._parallel.loss(inputs.view(-1, length), targets.view(-1, length))
-                        / accumulation
-                    )
-                if last and synchronise:
-                    vote.succeeded()  # before the ranks exchange gradients
+                    loss = self._parallel.loss(inputs, targets) / accumulation
                 self._updater.backward(loss)
             total += loss.detach()
         return total
@@ -193,7 +187,7 @@ class Trainer:
             self._saver.close()
 
     def _train_steps(self, should_stop: Callable[[], bool]) -> None:
-        self._clock = time.perf_counter()
+        self._figures.restart_clock()
         launched: list[LaunchedStep] = []
         while self.step < self.config.max_steps:
             launched.append(self.train_step())
@@ -201,9 +195,10 @@ class Trainer:
             stopping = self._ranks.any(should_stop())
             evaluating = self.step % self.config.eval_interval == 0 or last
             saving = self.step % self.config.checkpoint_interval == 0 or last or stopping
-            if evaluating or saving or self._should_read():
+            if evaluating or saving or self._figures.are_due():
                 # Read before anything is saved: a diverged model gets no checkpoint.
-                self._between_steps(self._read(launched), evaluating, saving)
+                reports = self._figures.read(launched, self._updater.scaling)
+                self._between_steps(reports, evaluating, saving)
                 launched = []
             self._announce_checkpoints()
             if stopping:
@@ -272,49 +267,13 @@ class Trainer:
             return contextlib.nullcontext()
         return torch.autocast(self.run.device.type, self.run.dtype)
 
-    def _should_read(self) -> bool:
-        """Whether to read figures now. That waits for their steps and leaves a GPU idle."""
-        elapsed = time.perf_counter() - self._clock
-        return self.run.device.type != "cuda" or elapsed > SECONDS_BETWEEN_READS
-
-    def _read(self, launched: list[LaunchedStep]) -> list[StepReport]:
-        """Wait for all launched steps and read their figures."""
-        losses = [step.loss.item() for step in launched]
-        now = time.perf_counter()
-        rate = self.config.batch_tokens * len(launched) / (now - self._clock)
-        self._clock = now
-        scaling = self._updater.scaling
-        reports = []
-        for step, loss in zip(launched, losses, strict=True):
-            norm = float(step.grad_norm)
-            self._check_finite("the loss", loss, step.step)
-            overflowed = bool(scaling and scaling["scale"] >= 1 and not math.isfinite(norm))
-            if overflowed:
-                self._skipped += 1  # instead the scale is halved
-            else:
-                self._check_finite("the gradient's norm", norm, step.step)
-            report = StepReport(
-                step=step.step,
-                train_loss=loss,
-                val_loss=None,
-                tokens=step.step * self.config.batch_tokens,
-                tokens_per_second=rate,
-                lr=step.lr,
-                grad_norm=None if overflowed else norm,
-                mfu=rate * self.model.config.flops_per_token() / self._peak_flops,
-                loss_scale=scaling["scale"] if scaling else None,
-                skipped_steps=self._skipped if scaling else None,
-            )
-            reports.append(report)
-        return reports
-
     def _between_steps(self, reports: list[StepReport], evaluating: bool, saving: bool) -> None:
         """Write metrics; evaluate and save where due."""
         val_loss = None
         if evaluating:
             evaluation = self._evaluate()
             val_loss = evaluation.loss
-            self._check_finite("the validation loss", val_loss, self.step)
+            self._figures.check_finite("the validation loss", val_loss, self.step)
             parts = evaluation.parts if isinstance(evaluation, MixtureEvaluation) else {}
             losses = {name: part.loss for name, part in parts.items()}
             reports[-1] = dataclasses.replace(reports[-1], val_loss=val_loss, val_losses=losses)
@@ -324,19 +283,7 @@ class Trainer:
             self._observer.on_step(report)
         if saving:
             self._save(val_loss)
-        self._clock = time.perf_counter()  # evaluating and saving is not part of a step's time
-
-    def _check_finite(self, name: str, value: float, step: int) -> None:
-        if math.isfinite(value):
-            return
-        self._saver.wait()
-        newest = self.directory.newest_checkpoint()
-        kept = f"the last good checkpoint is {newest}" if newest else "there was no checkpoint yet"
-        raise InputError(
-            f"{name} is {value} at step {step}: training stops; {kept}. Try a lower "
-            f"--learning-rate (now {self.config.learning_rate:g}), a longer --warmup-steps or "
-            "--dtype float32"
-        )
+        self._figures.restart_clock()  # evaluating and saving is not part of a step's time
 
     def _evaluate(self) -> Evaluation:
         self.evaluation = evaluate_split(
@@ -353,7 +300,11 @@ class Trainer:
 
     def _save(self, val_loss: float | None) -> None:
         state = checkpoint.TrainerState(
-            self.step, val_loss, self._train.checksum, self._updater.scaling, self._skipped
+            self.step,
+            val_loss,
+            self._train.checksum,
+            self._updater.scaling,
+            self._figures.skipped,
         )
         content = checkpoint.content(
             self._updater.weights,
@@ -363,6 +314,11 @@ class Trainer:
             average=self._average.model if self._average else None,
         )
         self._saver.save(content)
+
+    def _newest_checkpoint(self) -> Path | None:
+        """Also the one that is being written."""
+        self._saver.wait()
+        return self.directory.newest_checkpoint()
 
     def _announce_checkpoints(self) -> None:
         for path in self._saver.written():
