@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from pygpt.evaluation import tasks
-from pygpt.hub import layout
-from pygpt.runs.models import locate
+from pygpt.runs.models import locate, locate_any
 from pygpt.utils import cli
 from pygpt.utils.errors import InputError
-from pygpt.utils.json_file import read_object
 from pygpt.utils.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from pygpt.runs.judging import Judge
 
-logger = logging.getLogger(__name__)
 TASK_DATA = Path("data/tasks")
 
 
@@ -95,6 +91,14 @@ class EvalConfig:
                 "as lambada.jsonl"
             )
 
+        for name in ("block_size", "stride"):
+            if self.is_table and getattr(self, name) is not None:
+                raise InputError(f"{name} is for one model and no task; a table has none")
+        if self.task_names and (self.data or self.tokens):
+            raise InputError("data and tokens are of a split; with tasks none is read")
+        if self.json and self.markdown:
+            raise InputError("json and markdown are two forms of one table; give one of them")
+
     @property
     def task_names(self) -> list[str]:
         """The names in `tasks`."""
@@ -111,7 +115,7 @@ def main() -> None:
     config = cli.parse(EvalConfig, prog="python -m pygpt.eval")
     names, kind = config.paths or (None,), config.average
     places = {str(n or "newest run"): locate(n, config.revision, average=kind) for n in names}
-    others = {name: _place(name, config.revision) for name in config.compare}
+    others = {name: locate_any(name, config.revision) for name in config.compare}
     from pygpt.runs.judging import Judge
 
     judge = Judge(config, {**places, **others})
@@ -120,17 +124,6 @@ def main() -> None:
         return
     fields, lines = judge.loss()
     print(json.dumps(fields) if config.json else "\n".join(lines))
-
-
-def _place(name: str, revision: str | None) -> Path | None:
-    """The directory of a model to compare with; None for one that only transformers runs."""
-    try:
-        directory = locate(name, revision)
-        layout.from_config(read_object(directory / "config.json"))
-    except layout.UnsupportedModelError as error:
-        logger.info("%s: transformers runs %s instead", error, name)
-        return None
-    return directory
 
 
 def _print_table(config: EvalConfig, judge: Judge) -> None:

@@ -92,7 +92,14 @@ def shared_context(query: str, choices: Sequence[str], gold: object) -> Item:
     """A question whose choices continue one context, each behind a space."""
     if isinstance(choices, str) or not all(isinstance(choice, str) for choice in choices):
         raise TypeError("choices is not a list of texts")
-    return Item(tuple((query, f" {choice}") for choice in choices), int(str(gold)))
+    return Item(tuple((query, f" {choice}") for choice in choices), whole_number(gold))
+
+
+def whole_number(value: object) -> int:
+    """An index of a choice, which some files have as a text."""
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise TypeError(f"{value!r} is not the number of a choice")
+    return int(value)
 
 
 def _argmax(values: Sequence[float]) -> int:

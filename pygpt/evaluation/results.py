@@ -107,7 +107,8 @@ def _cells(model: str, result: Result) -> list[str]:
 def _figure(value: float | None, error: float | None, form: str) -> str:
     if value is None:
         return ""
-    return f"{value:{form}}" + ("" if error is None else f" ± {error:{form}}")
+    known = error is not None and math.isfinite(error)  # one example has no standard error
+    return f"{value:{form}}" + (f" ± {error:{form}}" if known else "")
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], markdown: bool) -> str:

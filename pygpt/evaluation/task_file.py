@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from pygpt.data.corpora.base import refuse_utf16
 from pygpt.hub.repository import Repository
 from pygpt.utils.errors import InputError
 
@@ -121,7 +122,9 @@ def text(path: Path) -> str:
         InputError: it can't be read or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        data = path.read_bytes()
+        refuse_utf16(path, data)
+        return data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} can't be read: {error}") from error
 

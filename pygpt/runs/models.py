@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pygpt.hub import layout
 from pygpt.hub.download import model_directory
 from pygpt.runs.run import AVERAGE, Run, newest_run
 from pygpt.utils import cli
 from pygpt.utils.errors import InputError
+from pygpt.utils.json_file import read_object
 
 if TYPE_CHECKING:
     import torch
 
     from pygpt.model import GPT
     from pygpt.tokenizers.base import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 def locate(
@@ -42,6 +47,17 @@ def locate(
         resume = cli.command("train", "--resume", "--out", run.path)
         raise InputError(f"{run.path} has no checkpoint yet; {resume}")
     return _average_of(newest) if average else newest
+
+
+def locate_any(name: str, revision: str | None = None) -> Path | None:
+    """As `locate`; None for a model that is not a GPT-2, which only transformers runs."""
+    try:
+        directory = locate(name, revision)
+        layout.from_config(read_object(directory / "config.json"))
+    except layout.UnsupportedModelError as error:
+        logger.info("%s: transformers runs %s instead", error, name)
+        return None
+    return directory
 
 
 def _average_of(directory: Path) -> Path:

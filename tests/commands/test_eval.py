@@ -92,6 +92,10 @@ def test_bad_input_is_refused_before_anything_is_loaded(
         ({"tasks": "lambda"}, "no task 'lambda'.*lambada"),
         ({"tasks": "copa", "task_data": Path("nowhere")}, "nowhere is not a directory"),
         ({"examples": 0}, "examples must be at least 1"),
+        ({"tasks": "copa", "stride": 4}, "stride is for one model and no task"),
+        ({"compare": ("gpt2",), "block_size": 4}, "block_size is for one model and no task"),
+        ({"tasks": "copa", "tokens": 4}, "with tasks none is read"),
+        ({"json": True, "markdown": True}, "give one of them"),
     ):
         with pytest.raises(InputError, match=message):
             eval_command.EvalConfig(**fields)  # type: ignore[arg-type]

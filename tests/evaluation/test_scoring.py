@@ -164,6 +164,17 @@ def test_a_gold_answer_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     (tmp_path / "copa.jsonl").write_text('{"query": "q", "choices": ["a", "b"], "gold": 2}')
     with pytest.raises(InputError, match="line 1 is of another form"):
         task_file.load(get_task("copa"), tmp_path)
+    for gold in (1.7, True, None):
+        row = {"context_options": ["a", "b"], "continuation": "c", "gold": gold}
+        (tmp_path / "winogrande.jsonl").write_text(json.dumps(row))
+        with pytest.raises(InputError, match="is not the number of a choice"):
+            task_file.load(get_task("winogrande"), tmp_path)
+
+
+def test_a_task_file_in_utf16_is_named(tmp_path: Path) -> None:
+    (tmp_path / "copa.jsonl").write_text(LINES["copa"], encoding="utf-16")
+    with pytest.raises(InputError, match=r"copa.jsonl is UTF-16 text; .* iconv -f UTF-16"):
+        task_file.load(get_task("copa"), tmp_path)
 
 
 def test_prompts_of_tasks(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ class Document:
         decoder = codecs.getincrementaldecoder(self.encoding)()
         for offset, data in self._read():
             if offset == 0:
-                _refuse_utf16(self.path, data)
+                refuse_utf16(self.path, data)
             if b"\0" in data:
                 raise BinaryFileError(
                     f"{self.path} has a NUL byte at offset {offset + data.index(0)}: not a text "
@@ -186,7 +186,7 @@ def _has_bom(path: Path) -> bool:
         raise InputError(f"{path} can't be read: {error.strerror}") from error
 
 
-def _refuse_utf16(path: Path, data: bytes) -> None:
+def refuse_utf16(path: Path, data: bytes) -> None:
     """Name UTF-16 and UTF-32 text, with or without a byte order mark, as what it is.
 
     Raises:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pygpt.evaluation.multiple_choice import Item, MultipleChoice
+from pygpt.evaluation.multiple_choice import Item, MultipleChoice, whole_number
 from pygpt.evaluation.task_file import HubFile
 
 _OPTIONS = ("option1", "option2")
@@ -23,11 +23,13 @@ def _convert(fields: dict[str, Any]) -> Item:
     if "sentence" in fields:  # as on the Hub
         before, _, after = fields["sentence"].partition("_")
         choices = tuple((before + fields[name], f" {after.strip()}") for name in _OPTIONS)
-        return Item(choices, int(fields["answer"]) - 1)
+        return Item(choices, whole_number(fields["answer"]) - 1)
     contexts, continuation = fields["context_options"], fields["continuation"]
     if isinstance(contexts, str) or not isinstance(continuation, str):
         raise TypeError("context_options is not a list, or continuation is not a text")
-    return Item(tuple((text, f" {continuation}") for text in contexts), int(fields["gold"]))
+    return Item(
+        tuple((text, f" {continuation}") for text in contexts), whole_number(fields["gold"])
+    )
 
 
 TASK = MultipleChoice(
