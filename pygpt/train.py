@@ -13,7 +13,8 @@ def main() -> None:
     """The command."""
     launch = Launch.of()
     with launch.reporting():
-        config, run, options = read_command_line(sys.argv[1:], launch)
+        with launch.reading_flags():
+            config, run, options = read_command_line(sys.argv[1:], launch)
         from pygpt.training import session  # imports torch, which the flags don't need
 
         session.start(config, run, options, launch)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import logging
 import os
 import socket
@@ -107,6 +108,19 @@ class Launch:
                 raise
             time.sleep(SECONDS_FOR_RANK_0)
             raise InputError(f"rank {self.rank}: {error}") from error
+
+    @contextlib.contextmanager
+    def reading_flags(self) -> Iterator[None]:
+        """Context for reading flags: rank 0 answers --help and wrong flags, for all."""
+        if self.is_main:
+            yield
+            return
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            try:
+                yield
+            except SystemExit:
+                time.sleep(SECONDS_FOR_RANK_0)
+                raise
 
     @property
     def is_main(self) -> bool:

@@ -113,7 +113,7 @@ class Session:
     def start(self, config: TrainConfig, device: torch.device) -> None:
         """Open the data, resolve the configuration and train."""
         run, ranks, options = self._run, self._ranks, self._options
-        ranks.check_same(_comparable(config) | {"version": metadata.version("pygpt-trainer")})
+        ranks.check_same(_comparable(config, options))
         ranks.on_main(lambda: _prepare_default(config))
         train_split, val_split = open_data(config)
         ranks.check_same(
@@ -210,10 +210,12 @@ def _prepare_default(config: TrainConfig) -> None:
         prepare_stdlib(STDLIB_DATA, "bytes")
 
 
-def _comparable(config: TrainConfig) -> dict[str, Any]:
+def _comparable(config: TrainConfig, options: StartOptions) -> dict[str, Any]:
     """What all ranks must agree on; data is compared by checksum, its path may differ."""
-    fields = dataclasses.asdict(config)
-    return {name: value for name, value in fields.items() if name not in ("out", "data", "device")}
+    fields = dataclasses.asdict(options) | dataclasses.asdict(config)
+    fields["version"] = metadata.version("pygpt-trainer")
+    own = ("config", "out", "data", "device")
+    return {name: value for name, value in fields.items() if name not in own}
 
 
 def open_data(config: TrainConfig) -> tuple[Split, Split]:
