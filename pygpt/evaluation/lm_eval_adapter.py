@@ -12,7 +12,8 @@ from lm_eval.api.model import TemplateLM
 from pygpt.evaluation.language_model import PygptModel
 from pygpt.evaluation.scoring import Request, score
 from pygpt.evaluation.tasks.wikitext103 import rolling
-from pygpt.inference.generation import generate
+from pygpt.inference import engine as generation_engine
+from pygpt.inference.generation import encode
 from pygpt.inference.sampling import Sampling
 from pygpt.utils.errors import InputError
 
@@ -55,24 +56,37 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         return found
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """What the model writes behind each context, up to a stop text."""
-        return [self._write(*request.args) for request in requests]
+        """What the model writes after each context, up to a stop text.
 
-    def _write(self, context: str, options: dict[str, Any]) -> str:
+        A context that leaves no room for ``max_gen_toks`` ids is cut at its start, as by the
+        harness's ``hf`` model.
+        """
+        model = self.language_model
+        engine = generation_engine.Engine(model.model, model.tokenizer)
+        keys = [engine.add(self._to_write(*request.args)) for request in requests]
+        texts = dict.fromkeys(keys, "")
+        while engine.active:
+            for piece in engine.step():
+                texts[piece.key] += piece.text
+        return [texts[key] for key in keys]
+
+    def _to_write(self, context: str, options: dict[str, Any]) -> generation_engine.Request:
+        model = self.language_model
+        n = int(options.get("max_gen_toks", 256))
+        if n >= model.context:
+            raise InputError(
+                f"a task writes up to {n} ids, and the model has a context of {model.context}"
+            )
         stops = options.get("until") or []
         stops = [stops] if isinstance(stops, str) else stops
         temperature = options.get("temperature", 0.0) if options.get("do_sample") else 0.0
-        (written,) = generate(
-            self.language_model.model,
-            self.language_model.tokenizer,
-            context,
-            int(options.get("max_gen_toks", 256)),
-            sampling=Sampling(temperature=temperature),
-            stop=[stop for stop in stops if stop],
+        return generation_engine.Request(
+            encode(model.tokenizer, context)[n - model.context :],
+            n,
+            Sampling(temperature=temperature),
+            tuple(stop for stop in stops if stop),
             seed=0,
-            max_batch=1,
         )
-        return written.text
 
 
 def evaluate(

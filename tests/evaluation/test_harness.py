@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -126,3 +127,30 @@ def test_the_harness_finds_the_same(
         assert results[0].perplexity == pytest.approx(expected["perplexity"], rel=1e-5)
     elif "acc_norm" in expected:
         assert results[0].accuracy_norm == expected["acc_norm"]
+
+
+def test_whole_texts_and_greedy_writing_are_the_harness_own(
+    model: PygptModel, tmp_path: Path, seed: int
+) -> None:
+    """WikiText's rolling windows, and generation up to a stop text, which other tasks ask for."""
+    pytest.importorskip("accelerate", reason="waits for accelerate")
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    from pygpt.evaluation.lm_eval_adapter import HarnessModel
+
+    folder = str(tmp_path / "hf")
+    theirs = HFLM(folder, dtype="float64", device="cpu", batch_size=4, max_length=256)
+    ours = HarnessModel(model)
+    random = np.random.default_rng(seed)
+    # 700 ids are three windows; ids of whole words come back as themselves.
+    texts = [" ".join(random.choice(["one", "two", "three"], n)) for n in (1, 255, 256, 700)]
+    rolling = [Instance("loglikelihood_rolling", {}, (text,), i) for i, text in enumerate(texts)]
+    assert ours.loglikelihood_rolling(rolling) == pytest.approx(
+        theirs.loglikelihood_rolling(rolling, disable_tqdm=True), rel=1e-9
+    )
+    options = {"until": ["\n"], "max_gen_toks": 16, "do_sample": False}
+    writing = [
+        Instance("generate_until", {}, (text, options), i) for i, text in enumerate(texts[:2])
+    ]
+    assert ours.generate_until(writing) == theirs.generate_until(writing, disable_tqdm=True)
