@@ -1,5 +1,6 @@
 """What the flags of train mean: which value wins, what is refused, what --resume may change."""
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from pygpt.config import TrainConfig, from_preset
 from pygpt.runs.run import Run
 from pygpt.training import flags
+from pygpt.training.launch import Launch
 from pygpt.utils.errors import InputError
 
 
@@ -157,3 +159,35 @@ def test_nanogpts_names_are_refused_with_ours(line: str, message: str) -> None:
 def test_what_does_not_divide_is_refused_before_any_work(line: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read(f"--preset stdlib-cpu {line}")
+
+
+def test_ranks_must_divide_the_batch_of_a_new_and_of_a_resumed_run() -> None:
+    launch = Launch(world_size=5)
+    with pytest.raises(InputError, match="5 processes can't share the 12 sequences"):
+        flags.read_command_line("--preset stdlib-cpu --device cpu".split(), launch)
+    run = started("mine")  # 64 sequences
+    with pytest.raises(InputError, match="5 processes .* nearest numbers that can: 4 or 8"):
+        flags.read_command_line(f"--resume --out {run.path}".split(), launch)
+
+
+def test_a_restart_by_torchrun_goes_on_with_the_run_that_it_started() -> None:
+    line = "--preset owt-30m --data data --device cpu".split()
+    (Path("data") / "unused").mkdir(parents=True)
+    for name in ("train.bin", "val.bin"):
+        (Path("data") / name).write_bytes(bytes(64))
+    launch = Launch(restarts=1, id="one")
+    for name, with_checkpoint, id_ in (("a", True, "one"), ("b", True, "other"), ("c", False, "c")):
+        run = started(name, with_checkpoint=with_checkpoint)
+        run.open(run.config(), torch.device("cpu"), 0, launch=id_)
+    _, run, options = flags.read_command_line(line, launch)
+    assert (run.path.name, options.resume) == ("a", True)
+    # By its name, whoever started it.
+    _, run, options = flags.read_command_line([*line, "--out", "runs/b"], launch)
+    assert (run.path.name, options.resume) == ("b", True)
+    # Without a checkpoint nothing is lost: a new run.
+    _, run, options = flags.read_command_line(line, dataclasses.replace(launch, id="c"))
+    assert run.path.name not in "abc"
+    assert not options.resume
+    # The first start, without a restart, is a new run as ever.
+    with pytest.raises(InputError, match="holds a run already"):
+        flags.read_command_line([*line, "--out", "runs/b"], Launch(id="one"))
