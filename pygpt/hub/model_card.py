@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 
 from pygpt.config import GPTConfig
@@ -72,6 +73,11 @@ def model_card(
         **training,
     }
     library = {"hf": "transformers", "onnx": "onnx", "gguf": "gguf"}[format]
-    table = "".join(f"| {name} | {value} |\n" for name, value in rows.items())
-    use = _USE[format].format(place=place)
-    return f"{_HEADER.format(library=library, title=title)}{table}\n## Use\n\n{use}"
+    table = "".join(f"| {_plain(name)} | {_plain(value)} |\n" for name, value in rows.items())
+    use = _USE[format].format(place=_plain(place))
+    return f"{_HEADER.format(library=library, title=_plain(title))}{table}\n## Use\n\n{use}"
+
+
+def _plain(text: str) -> str:
+    """A text from a run as one line of Markdown that is neither HTML nor the end of a cell."""
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|").replace("`", "'")

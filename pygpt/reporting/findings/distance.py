@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator
 
 import numpy as np
@@ -60,7 +61,10 @@ def findings(subject: Subject) -> Iterator[Finding]:
 def _gpt2(subject: Subject) -> Finding:
     log, small = subject.log, GPT2_SIZES[0]
     is_run = Run(log.path).started
-    command = cli.command("eval", log.path, "--compare", "gpt2") if is_run else None
+    command = None
+    if is_run:  # the next report reads what it writes
+        target = shlex.quote(str(log.path / "comparison.json"))
+        command = f"{cli.command('eval', log.path, '--compare', 'gpt2', '--json')} > {target}"
     if log.facts.vocab_size not in GPT2_VOCABULARY:
         if log.facts.vocab_size is None:
             command = cli.command("report", log.path, "--vocab-size", 50304)
