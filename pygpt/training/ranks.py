@@ -135,16 +135,22 @@ class JoinedRanks(Ranks):
                         "ranks need the same command, the same files and the same version"
                     )
 
+    def _roll_call(self) -> list[int]:
+        """Ranks that don't report within ROLL_CALL_SECONDS."""
+        self._store.set(f"alive/{self.rank}", "")
+        time.sleep(ROLL_CALL_SECONDS)
+        everyone = range(self.world_size)
+        return [rank for rank in everyone if not self._store.check([f"alive/{rank}"])]
+
     def lost(self, error: RuntimeError) -> InputError:
         """What to say of a collective that failed: a rank hangs or has ended.
 
-        Waits ROLL_CALL_SECONDS for the ranks to report; those that don't are named.
+        Waits for the ranks to report; those that don't are named.
         """
-        self._store.set(f"alive/{self.rank}", "")
-        time.sleep(ROLL_CALL_SECONDS)
-        missing = [
-            rank for rank in range(self.world_size) if not self._store.check([f"alive/{rank}"])
-        ]
+        try:
+            missing = self._roll_call()
+        except RuntimeError:  # the store is torchrun's, on the machine of rank 0
+            missing = [0]
         names = ", ".join(f"rank {rank}" for rank in missing) or "none, they all answer now"
         return InputError(
             f"the ranks lost each other ({_first_line(error)}); they wait "

@@ -72,6 +72,18 @@ def test_a_part_is_spread_over_the_split(data: Path) -> None:
     assert windows.indices[-1] + steps.max() >= len(whole.indices) - 1
 
 
+@pytest.mark.parametrize("world_size", [2, 3, 7])
+def test_ranks_read_every_window_once_and_as_many_each(data: Path, world_size: int) -> None:
+    dataset = TokenDataset(data, "val")
+    windows = Windows.over(dataset, 16, 8, max_tokens=8 * 10)
+    shares = [windows.share(rank, world_size) for rank in range(world_size)]
+    assert len({len(share.indices) for share in shares}) == 1
+    read = [index for share in shares for index in share.indices if index is not None]
+    assert sorted(read) == list(windows.indices)
+    (padding,) = Windows(16, 8, (None,)).batches(dataset, 4)
+    assert (padding[1] == -1).all()
+
+
 def test_repeats_exactly_and_leaves_the_mode_and_random_numbers_alone(
     data: Path, model: GPT
 ) -> None:

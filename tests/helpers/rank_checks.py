@@ -102,6 +102,13 @@ def fail_on_rank_1(trainer: Trainer, ranks: Ranks, error: RuntimeError) -> None:
     trainer._parallel.loss = failing
 
 
+def raising(error: RuntimeError) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    def fail(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        raise error
+
+    return fail
+
+
 def check(data: Path, out: Path, seed: int, ranks: Ranks) -> dict[str, Any]:
     def make(name: str, parallel: str, **changes: Any) -> Trainer:
         return build(data, out / name, seed, ranks, parallel, **changes)
@@ -121,6 +128,13 @@ def check(data: Path, out: Path, seed: int, ranks: Ranks) -> dict[str, Any]:
         trainer = make(f"memory-{accumulation}", "ddp", micro_batch=micro_batch)
         fail_on_rank_1(trainer, ranks, torch.OutOfMemoryError("CUDA out of memory"))
         found[f"memory-{accumulation}"] = train(trainer)
+    trainer = make("memory-fsdp", "fsdp")
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    trainer._parallel.loss = raising(error)
+    try:
+        trainer.train_step()
+    except InputError as refused:
+        found["memory-fsdp"] = str(refused)
     trainer = make("compiler", "ddp")
     trainer.run = dataclasses.replace(trainer.run, compile=True)
     fail_on_rank_1(trainer, ranks, TorchDynamoException("header vanished"))

@@ -170,6 +170,13 @@ def test_a_rank_out_of_memory_halves_the_micro_batch_of_all(
     assert_same_run(first, [checks.alone(f"{name}-{n}", micro_batch=n) for n in (2, 1, 4, 8)])
 
 
+def test_out_of_memory_under_fsdp_ends_the_run_with_what_a_restart_needs(checks: Checks) -> None:
+    """No rank can wait for the others there: they wait for its slices."""
+    for found in checks.ranks:
+        assert "torchrun --max-restarts, goes on" in found["memory-fsdp"]
+    assert Run(checks.out / "memory-fsdp").config().micro_batch == 1
+
+
 def test_a_compiler_that_fails_on_a_rank_is_left_out_by_all(checks: Checks) -> None:
     for found in checks.ranks:
         assert found["compiler"]["compile"] is False
