@@ -8,17 +8,18 @@ import torch
 
 from pygpt import GPT, GPTConfig
 
-onnxruntime = pytest.importorskip(
-    "onnxruntime", reason="waits for onnxruntime: pip install onnx onnxscript onnxruntime"
-)
-pytest.importorskip("onnxscript", reason="waits for onnxscript")
-from pygpt.hub import onnx_file  # noqa: E402
-
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_onnxruntime_computes_the_same_at_every_shape(
     seed: int, tmp_path: Path, bias: bool
 ) -> None:
+    # imported here, where the cache is the tests' own: it writes a file there
+    onnxruntime = pytest.importorskip(
+        "onnxruntime", reason="waits for onnxruntime: pip install onnx onnxscript onnxruntime"
+    )
+    pytest.importorskip("onnxscript", reason="waits for onnxscript")
+    from pygpt.hub import onnx_file
+
     torch.manual_seed(seed)
     model = GPT(GPTConfig(24, 300, n_layer=2, n_head=2, n_embd=32, bias=bias), "eager").eval()
     for parameter in model.parameters():

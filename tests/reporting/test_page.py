@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,10 +34,12 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
         pytest.skip("waits for chromium and chromedriver (Debian: chromium chromium-driver)")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+    folder = tmp_path_factory.mktemp("chromium")
+    for flag in (*FLAGS, f"--user-data-dir={folder}"):
         options.add_argument(flag)
+    environment = os.environ | {"XDG_CONFIG_HOME": str(folder)}  # of its crash reports
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as started:
+    with webdriver.Chrome(options, webdriver.ChromeService(driver, env=environment)) as started:
         yield started
 
 
