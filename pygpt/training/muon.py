@@ -96,9 +96,13 @@ class MuonWithAdamW(torch.optim.Optimizer):
         for matrix in batch:
             momentum = matrix.group["momentum"]
             matrix.momentum.lerp_(matrix.gradient, 1 - momentum)
-            nesterov = matrix.whole(matrix.gradient.lerp(matrix.momentum, momentum))
+            nesterov = matrix.padded(matrix.gradient.lerp(matrix.momentum, momentum))
             updates.append(_wide(nesterov).to(self._dtype))
-        orthogonal = newton_schulz(torch.stack(updates))
+        stacked = torch.stack(updates)
+        if batch[0].mesh is not None:
+            # Every rank adds its rows to zeros: the sum is exact, and slices need not be equal.
+            dist.all_reduce(stacked, group=batch[0].mesh.get_group())
+        orthogonal = newton_schulz(stacked)
         for matrix, update in zip(batch, orthogonal, strict=True):
             lr, weight = matrix.group["lr"] * matrix.group["lr_scale"], matrix.weight
             is_tall = matrix.shape[0] > matrix.shape[1]
@@ -187,17 +191,15 @@ class _Matrix:
         self.momentum = momentum
         self.group = group
         self.shape = shape
+        self.mesh = mesh
         self._first = first
-        self._mesh = mesh
 
-    def whole(self, rows: Tensor) -> Tensor:
-        """The whole matrix of which this rank has `rows`."""
-        if self._mesh is None:
+    def padded(self, rows: Tensor) -> Tensor:
+        """A whole matrix with the rows of this rank, and zeros where other ranks have rows."""
+        if self.mesh is None:
             return rows
-        # Every rank adds its rows to zeros: the sum is exact, and the slices need not be equal.
         matrix = rows.new_zeros(self.shape)
         self.own(matrix).copy_(rows)
-        dist.all_reduce(matrix, group=self._mesh.get_group())
         return matrix
 
     def own(self, matrix: Tensor) -> Tensor:
