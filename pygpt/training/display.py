@@ -25,13 +25,17 @@ logger = logging.getLogger(__name__)
 
 
 class Output:
-    """stdout; when it can't be written any more, nothing is: training goes on.
+    """stdout; when it can't be written any more, nothing is, and no error ends the command.
 
     A reader may leave (`| head`), a terminal may be closed, a disk may be full.
+
+    Args:
+        consequence: what that means for the command, to be said once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, consequence: str) -> None:
         self._stream = sys.stdout
+        self._consequence = consequence
 
     def write(self, text: str) -> int:
         """Write, or go silent."""
@@ -55,9 +59,7 @@ class Output:
     def _go_silent(self, error: OSError) -> None:
         cli.discard_output(self._stream)
         logger.warning(
-            "the output can't be written any more (%s): nothing more is printed; training goes "
-            "on, and Ctrl-C still stops and saves it",
-            error.strerror,
+            "the output can't be written any more (%s): %s", error.strerror, self._consequence
         )
 
 

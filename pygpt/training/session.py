@@ -65,7 +65,8 @@ def start(
     launch = launch or Launch()
     if options.dry_run:
         if launch.is_main:
-            console = Console(highlight=False)
+            output = Output("the rest of the estimate is not printed")
+            console = Console(file=cast(TextIO, output), highlight=False)
             dry_run.report(
                 console,
                 config,
@@ -75,8 +76,9 @@ def start(
                 parallel=options.parallel,
             )
         return
+    output = Output("training goes on without it, and Ctrl-C still stops and saves")
     # Only rank 0 prints.
-    console = Console(file=cast(TextIO, Output()), highlight=False, quiet=not launch.is_main)
+    console = Console(file=cast(TextIO, output), highlight=False, quiet=not launch.is_main)
     device = start_device(launch.device_name(config.device, torch.cuda.device_count()))
     if options.memory_snapshot:
         check_snapshot(device)

@@ -1,6 +1,7 @@
 """Two ranks as a user starts them: killed, stopped, hanging, and what is refused."""
 
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -171,3 +172,21 @@ def test_a_build_without_nccl_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         joined(Launch(world_size=2), torch.device("cuda"), 1),
     ):
         pass
+
+
+def test_other_ranks_report_with_their_number_after_rank_0(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("pygpt.training.launch.time.sleep", waited.append)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    launch = Launch(rank=1, world_size=2)
+    with pytest.raises(InputError, match=r"^rank 1: no such data$"), launch.reporting():
+        raise InputError("no such data")
+    assert waited == [2.0]
+    with pytest.raises(SystemExit), launch.reading_flags():
+        sys.exit(print("usage"))
+    assert capsys.readouterr().out == ""
+    with pytest.raises(InputError, match=r"^no such data$"), Launch().reporting():
+        raise InputError("no such data")
+    assert waited == [2.0, 2.0]
