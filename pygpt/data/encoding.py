@@ -124,11 +124,10 @@ def _batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
 def _encode_batch(batch: list[Piece], tokenizer: Tokenizer, seed: int) -> list[Encoded]:
     dtype, key = dtype_of(tokenizer), str(seed).encode()
     end_of_text = tokenizer.info.end_of_text
-    checked = [_without_surrogates(piece) for piece in batch]
+    checked = [_utf8(piece) for piece in batch]
     encoded = []
-    texts = [piece.text for piece in checked]
-    for piece, ids in zip(checked, tokenizer.encode_batch(texts), strict=True):
-        data = piece.text.encode()
+    texts = [piece.text for piece, _ in checked]
+    for (piece, data), ids in zip(checked, tokenizer.encode_batch(texts), strict=True):
         row = np.empty(len(ids) + piece.ends_document, dtype)
         row[: len(ids)] = ids
         if piece.ends_document:
@@ -140,10 +139,9 @@ def _encode_batch(batch: list[Piece], tokenizer: Tokenizer, seed: int) -> list[E
     return encoded
 
 
-def _without_surrogates(piece: Piece) -> Piece:
-    """Half a surrogate pair, which JSON can spell, has no UTF-8: the record can't be used."""
+def _utf8(piece: Piece) -> tuple[Piece, bytes]:
+    """A piece and its UTF-8. Half a surrogate pair, which JSON can spell, can't be used."""
     try:
-        piece.text.encode()
+        return piece, piece.text.encode()
     except UnicodeEncodeError:
-        return piece._replace(text="", problem="half a surrogate pair, which has no UTF-8")
-    return piece
+        return piece._replace(text="", problem="half a surrogate pair, which has no UTF-8"), b""

@@ -18,6 +18,8 @@ import numpy.typing as npt
 from pygpt.data.manifest import ShardInfo, SplitInfo
 
 _READ_BYTES = 1 << 22
+# Ids are hashed and written in pieces of this size: each call waits for the interpreter's lock.
+_WRITE_IDS = 1 << 18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +65,8 @@ class ShardWriter:
         self._shards = list(state.shards)
         self._first, self._last, self._tokens = state.first, state.last, state.tokens
         self._digest = hashlib.sha256()
+        self._pending: list[npt.NDArray[np.unsignedinteger]] = []
+        self._n_pending = 0
         self._restore()
 
     def __enter__(self) -> ShardWriter:
@@ -106,6 +110,7 @@ class ShardWriter:
 
     def commit(self) -> SplitState:
         """Flush to the disk what was written, and say what that is."""
+        self._write_pending()
         self._file.flush()
         os.fsync(self._file.fileno())
         return SplitState(
@@ -155,14 +160,24 @@ class ShardWriter:
         return self._final.with_suffix(".bin.partial")
 
     def _append(self, ids: npt.NDArray[np.unsignedinteger], origin: str | None) -> None:
-        data = np.ascontiguousarray(ids).data.cast("B")
-        self._file.write(data)
-        self._digest.update(data)
+        self._pending.append(ids)
+        self._n_pending += len(ids)
+        if self._n_pending >= _WRITE_IDS:
+            self._write_pending()
         self._tokens += len(ids)
         self._first = self._first or origin
         self._last = origin
 
+    def _write_pending(self) -> None:
+        if not self._pending:
+            return
+        data = np.concatenate(self._pending).data.cast("B")
+        self._file.write(data)
+        self._digest.update(data)
+        self._pending, self._n_pending = [], 0
+
     def _close_shard(self) -> None:
+        self._write_pending()
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
