@@ -12,29 +12,16 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from pygpt.data.corpora.base import some
 from pygpt.data.corpora.compressed import check_files, open_compressed, read_errors
-from pygpt.data.corpora.parts import Part, Records, Unreadable
+from pygpt.data.corpora.parts import Part, Unreadable
+from pygpt.data.corpora.record_files import RecordFiles
 
 
 @dataclasses.dataclass(frozen=True)
-class JsonLines(Records):
+class JsonLines(RecordFiles):
     """Files of JSON lines, which may be compressed; each file is a part."""
-
-    files: tuple[Path, ...]
-    text_column: str = "text"
-
-    @property
-    def source(self) -> str:
-        """See `Records`."""
-        return ", ".join(some([str(path) for path in self.files]))
-
-    @property
-    def details(self) -> dict[str, Any]:
-        """See `Records`."""
-        return {"text_column": self.text_column}
 
     def parts(self) -> Sequence[Part]:
         """See `Records`."""

@@ -9,28 +9,16 @@ from typing import Any
 
 from pygpt.data.corpora.base import some
 from pygpt.data.corpora.compressed import check_files, needed
-from pygpt.data.corpora.parts import Part, Records, Unreadable
+from pygpt.data.corpora.parts import Part, Unreadable
+from pygpt.data.corpora.record_files import RecordFiles
 from pygpt.utils.errors import InputError
 
 _BATCH_ROWS = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class Parquet(Records):
+class Parquet(RecordFiles):
     """Parquet files; each row group is a part."""
-
-    files: tuple[Path, ...]
-    text_column: str = "text"
-
-    @property
-    def source(self) -> str:
-        """See `Records`."""
-        return ", ".join(some([str(path) for path in self.files]))
-
-    @property
-    def details(self) -> dict[str, Any]:
-        """See `Records`."""
-        return {"text_column": self.text_column}
 
     def parts(self) -> Sequence[Part]:
         """See `Records`. Reads the footers."""
