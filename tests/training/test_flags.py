@@ -153,7 +153,7 @@ def test_nanogpts_names_are_refused_with_ours(line: str, message: str) -> None:
     [
         ("--n-embd 130", "n_embd=130 is not divisible by n_head=4"),
         ("--batch-tokens 1000", "batch_tokens=1000 is not a multiple of block_size=64"),
-        ("--micro-batch 5", "micro_batch=5 does not divide the 12 sequences"),
+        ("--micro-batch 5", "micro_batch=5 does not divide the 24 sequences"),
     ],
 )
 def test_what_does_not_divide_is_refused_before_any_work(line: str, message: str) -> None:
@@ -163,7 +163,7 @@ def test_what_does_not_divide_is_refused_before_any_work(line: str, message: str
 
 def test_ranks_must_divide_the_batch_of_a_new_and_of_a_resumed_run() -> None:
     launch = Launch(world_size=5)
-    with pytest.raises(InputError, match="5 processes can't share the 12 sequences"):
+    with pytest.raises(InputError, match="5 processes can't share the 24 sequences"):
         flags.read_command_line("--preset stdlib-cpu --device cpu".split(), launch)
     run = started("mine")  # 64 sequences
     with pytest.raises(InputError, match="5 processes .* nearest numbers that can: 4 or 8"):
