@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "a dataset → a GPT; with no arguments, on this Python's standard library",
     "eval": "how well models predict text, side by side: loss, perplexity, tasks",
     "sample": "what a model writes after a prompt",
+    "chat": "talk to a model tuned on dialogues, in the terminal or through a server",
     "export": "a model for other programs: Hugging Face, GGUF, ONNX",
     "report": "is a run healthy, how far from GPT-2, what would more steps give",
     "runs": "which runs there are, and their state",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ("prepare", "train", "eval", "sample", "export", "report", "runs", "tune")
+COMMANDS = ("prepare", "train", "eval", "sample", "chat", "export", "report", "runs", "tune")
 
 
 def run(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -45,6 +45,7 @@ def test_help_imports_no_torch(name: str, tmp_path: Path) -> None:
         (("pygpt.prepare", "text", "nowhere"), "nowhere"),
         (("pygpt.eval", "runs/none"), "runs/none"),
         (("pygpt.sample", "runs/none"), "runs/none"),
+        (("pygpt.chat", "runs/none"), "runs/none"),
         (("pygpt.export", "runs/none", "--to", "x"), "runs/none"),
         (("pygpt.report", "none.log"), "none.log"),
     ],
