@@ -7,6 +7,7 @@
     python -m pygpt.prepare shakespeare --tokenizer chars
     python -m pygpt.prepare parquet *.parquet --text-column text --out data/web
     python -m pygpt.prepare fineweb --sample 10BT --max-tokens 2_000_000_000
+    python -m pygpt.prepare chat dialogues.jsonl --out data/chat
     python -m pygpt.prepare verify data/web                  # also: show, merge, shards
 """
 
@@ -20,6 +21,7 @@ from pygpt.data import inspection, ready, writer
 from pygpt.data.corpora.parts import Records, characters_of
 from pygpt.data.corpora.select import select
 from pygpt.data.corpora.shakespeare import Shakespeare
+from pygpt.data.dialogue_writer import PrepareChat
 from pygpt.data.options import Options
 from pygpt.utils import cli
 
@@ -51,6 +53,8 @@ def main() -> None:
         print(cli.parse(inspection.Verify, prog=f"{prog} verify", args=sys.argv[2:]).run())
     elif name == "show":
         print(cli.parse(inspection.Show, prog=f"{prog} show", args=sys.argv[2:]).run())
+    elif name == "chat":
+        print(cli.parse(PrepareChat, prog=f"{prog} chat", args=sys.argv[2:]).run())
     elif name == "merge":
         print(cli.parse(ready.Merge, prog=f"{prog} merge", args=sys.argv[2:]).run())
     elif name == "shards":

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from pygpt import _C
 from pygpt.data.corpora import CORPUS_NAMES
+from pygpt.data.loss_mask import open_mask
 from pygpt.data.manifest import FILE_NAME, DatasetInfo, ShardInfo
 from pygpt.data.verify import ShardScan, first_id_from, scan_shards
 from pygpt.tokenizers.info import TokenizerInfo
@@ -69,6 +70,7 @@ class TokenDataset:
         n_bytes: UTF-8 bytes of the text they came from, or None where no dataset.json says so.
         shards: the compiled core's view, for `BatchSampler`.
         scans: checksum and largest id of each shard.
+        loss_mask: (n_tokens,) 1 for the ids that are targets, of a split of dialogues; else None.
 
     Raises:
         InputError: no such directory, split or shard; a shard that is empty, cut off, of an
@@ -86,12 +88,14 @@ class TokenDataset:
         self.split = split
         check_directory(self.path)
         self.n_bytes: int | None = None
+        self.loss_mask: NDArray[np.uint8] | None = None
+        self._mask_scans: list[ShardScan] = []
         if (self.path / FILE_NAME).exists():
             self._open_described(DatasetInfo.read(self.path), tokenizer)
         else:
             self._open_bare(tokenizer)
         self.n_tokens = self.shards.n_tokens
-        self.checksum = _checksum(self.scans)
+        self.checksum = _checksum([*self.scans, *self._mask_scans])
 
     def __len__(self) -> int:
         """Ids in the split."""
@@ -126,7 +130,15 @@ class TokenDataset:
         for file, shard in zip(self.shards.files, split.shards, strict=True):
             _check_agrees(file, shard, info.dtype)
         self.scans = self._scan()
-        for scan, shard in zip(self.scans, split.shards, strict=True):
+        if split.loss_mask is not None:
+            self.loss_mask, self._mask_scans = open_mask(self.path, split.loss_mask)
+            if len(self.loss_mask) != self.shards.n_tokens:
+                raise InputError(
+                    f"{self.path} has {len(self.loss_mask)} entries in the loss mask of "
+                    f"{self.split} and {self.shards.n_tokens} ids; prepare it again"
+                )
+        described = [*split.shards, *(split.loss_mask or ())]
+        for scan, shard in zip([*self.scans, *self._mask_scans], described, strict=True):
             if scan.sha256 != shard.sha256:
                 raise InputError(
                     f"{scan.path} has the SHA-256 {scan.sha256} and {FILE_NAME} says "

@@ -6,11 +6,13 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from tyro.conf import Positional
 
+from pygpt.data.loss_mask import open_mask
 from pygpt.data.manifest import FILE_NAME, DatasetInfo, ShardInfo, SplitInfo
 from pygpt.tokenizers.base import Tokenizer, load_tokenizer
 from pygpt.utils import cli
@@ -96,9 +98,22 @@ def report(info: DatasetInfo, out: Path, seconds: float) -> str:
             f"{name:<6}{split.documents:>11,}{split.bytes:>16,}{split.tokens:>16,}"
             f"{split.bytes / text_tokens:>13.3f}"
         )
-    dropped = (info.details or {}).get("dropped") or {}
+    details = info.details or {}
+    dropped = details.get("dropped") or {}
     lines += [f"dropped, {reason}: {count:,}" for reason, count in dropped.items()]
-    return "\n".join([*lines, "", f"next: {cli.command('train', '--data', out)}"])
+    lines += _dialogues(info, details)
+    tune = ("--preset", "chat", "--init-from", "gpt2") if info.tokenizer.chat else ()
+    return "\n".join([*lines, "", f"next: {cli.command('train', *tune, '--data', out)}"])
+
+
+def _dialogues(info: DatasetInfo, details: dict[str, Any]) -> list[str]:
+    """Of dialogues: what share the assistant wrote, and how many a context would cut."""
+    targets, longer = details.get("targets"), details.get("longer_than")
+    if not targets or not longer:
+        return []
+    share = sum(targets.values()) / sum(split.tokens for split in info.splits.values())
+    counts = ", ".join(f"{int(length):,} tokens: {n:,}" for length, n in longer.items())
+    return [f"targets, written by the assistant: {share:.1%}", f"dialogues longer than {counts}"]
 
 
 def read_ids(path: Path, dtype: str) -> Iterator[Ids]:
@@ -144,6 +159,7 @@ def _verify_split(
         if number in wanted:
             text = tokenizer.decode(ids[:_SAMPLE_CHARACTERS].tolist())[:_SAMPLE_CHARACTERS]
             samples.append(f"  document {number}: {text!r}")
+    masked = _verify_mask(directory, name, split, info)
     found = (len(lengths), n_bytes)
     if found != (split.documents, split.bytes):
         raise InputError(
@@ -154,6 +170,7 @@ def _verify_split(
         f"{name}: {split.documents:,} documents, {split.tokens:,} tokens, {split.bytes:,} bytes, "
         f"{n_bytes / max(split.tokens - split.documents, 1):.3f} bytes/token, "
         f"{len(split.shards)} shards",
+        *masked,
         *_histogram(np.array(lengths)),
         *samples,
     ]
@@ -171,6 +188,30 @@ def _verify_shard(path: Path, shard: ShardInfo, info: DatasetInfo) -> None:
             f"{path} is not what {FILE_NAME} says ({n_ids} tokens of {shard.tokens}, SHA-256 "
             f"{digest.hexdigest()[:12]}… and not {shard.sha256[:12]}…); prepare it again"
         )
+
+
+def _verify_mask(directory: Path, name: str, split: SplitInfo, info: DatasetInfo) -> list[str]:
+    """Check the loss mask of a split of dialogues, against dataset.json and against the ids."""
+    if split.loss_mask is None:
+        return []
+    mask, scans = open_mask(directory, split.loss_mask)
+    for scan, shard in zip(scans, split.loss_mask, strict=True):
+        if scan.sha256 != shard.sha256:
+            raise InputError(f"{scan.path} is not what {FILE_NAME} says; prepare it again")
+    if len(mask) != split.tokens:
+        raise InputError(
+            f"{directory}: the loss mask of {name} has {len(mask)} entries for {split.tokens} ids; "
+            "prepare it again"
+        )
+    at = 0
+    for number, ids in enumerate(_documents(directory, split, info)):
+        if not mask[at : at + len(ids)].any():
+            raise InputError(
+                f"{directory}: dialogue {number} of {name} has no target; prepare it again"
+            )
+        at += len(ids) + 1  # and end-of-text
+    n_targets = int(mask.sum(dtype=np.int64))
+    return [f"  {n_targets:,} targets ({n_targets / len(mask):.1%}), written by the assistant"]
 
 
 def _histogram(lengths: npt.NDArray[np.int64]) -> list[str]:

@@ -53,6 +53,8 @@ class SplitInfo:
     bytes: int
     """UTF-8 bytes of the text, end-of-text not counted."""
     shards: tuple[ShardInfo, ...]
+    loss_mask: tuple[ShardInfo, ...] | None = None
+    """Of dialogues: a byte for each id, 1 where it is a target; None where every id is."""
 
     @property
     def tokens(self) -> int:
@@ -107,7 +109,8 @@ class DatasetInfo:
             name: SplitInfo(
                 documents=split["documents"],
                 bytes=split["bytes"],
-                shards=tuple(ShardInfo(**shard) for shard in split["shards"]),
+                shards=_shards(split["shards"]),
+                loss_mask=_shards(split["loss_mask"]) if "loss_mask" in split else None,
             )
             for name, split in fields["splits"].items()
         }
@@ -118,6 +121,10 @@ class DatasetInfo:
             fields["source"],
             fields.get("details"),
         )
+
+
+def _shards(fields: list[dict[str, Any]]) -> tuple[ShardInfo, ...]:
+    return tuple(ShardInfo(**shard) for shard in fields)
 
 
 def _without_none(value: Any) -> Any:

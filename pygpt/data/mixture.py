@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pygpt.config.data_parts import DataPart
 from pygpt.data.dataset import TokenDataset
 from pygpt.data.sampler import BatchSampler, Buffer
+from pygpt.tokenizers.info import TokenizerInfo
 from pygpt.utils.errors import InputError
 
 # Weights are rounded to this part of the whole, which bounds the period of the rows.
@@ -51,7 +52,7 @@ class Mixture:
         self.datasets = tuple(datasets)
         self.shares = _shares(datasets, weights)
         self.split = datasets[0].split
-        self.tokenizer = datasets[0].tokenizer
+        self.tokenizer = _common_tokenizer(datasets)
         names = [dataset.path.resolve().name for dataset in datasets]
         unique = len(set(names)) == len(names)
         self.names = names if unique else [str(dataset.path) for dataset in datasets]
@@ -175,6 +176,13 @@ class MixtureSampler:
             self._samplers[dataset].batch(number, (x[row : row + 1], y[row : row + 1]))
         return x, y
 
+    def targets_per_row(self, step: int) -> NDArray[np.int64]:
+        """(batch_size,) targets in each row of the global batch of one step."""
+        start = step * self._batch_size
+        located = map(self._locate, range(start, start + self._batch_size))
+        counts = [self._samplers[dataset].targets_per_row(n)[0] for dataset, n in located]
+        return np.array(counts, np.int64)
+
     def source_of(self, step: int) -> list[int]:
         """The dataset of each row of this rank's batch, as indices."""
         start = step * self._batch_size + self._first
@@ -187,6 +195,18 @@ class MixtureSampler:
         return dataset, period * int(self._before[-1, dataset]) + int(self._before[at, dataset])
 
 
+def _common_tokenizer(datasets: Sequence[TokenDataset]) -> TokenizerInfo:
+    """The tokenizer of all; of dialogues and plain text, that of the dialogues."""
+    common = next((d.tokenizer for d in datasets if d.tokenizer.chat), datasets[0].tokenizer)
+    for dataset in datasets:
+        if not common.extends(dataset.tokenizer):
+            raise InputError(
+                f"{dataset.path} has the tokenizer {dataset.tokenizer.name!r} and another part has "
+                f"{common.name!r}: their ids differ; prepare one of them again"
+            )
+    return common
+
+
 def _shares(datasets: Sequence[TokenDataset], weights: Sequence[float]) -> list[Fraction]:
     """Weights as parts of 1, to one thousandth."""
     if len(weights) != len(datasets) or not datasets:
@@ -194,13 +214,6 @@ def _shares(datasets: Sequence[TokenDataset], weights: Sequence[float]) -> list[
     for weight in weights:
         if not 0 < weight < math.inf:
             raise InputError(f"a weight must be a positive number, got {weight}")
-    for dataset in datasets[1:]:
-        if dataset.tokenizer != datasets[0].tokenizer:
-            raise InputError(
-                f"{dataset.path} has the tokenizer {dataset.tokenizer.name!r} and "
-                f"{datasets[0].path} has {datasets[0].tokenizer.name!r}: their ids differ; prepare "
-                "one of them again"
-            )
     total = math.fsum(weights)
     parts = [round(_RESOLUTION * weight / total) for weight in weights]
     if 0 in parts:

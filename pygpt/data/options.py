@@ -18,8 +18,8 @@ class Options:
     Files of text are one document each, and are divided into train and val by a hash of their
     names and the seed. Records (jsonl, parquet, the Hub) are one document each, and are divided by
     a hash of their text; they are written in shards, and after Ctrl-C or a crash the same command
-    goes on. Other commands: verify DIR, show DIR --document N, merge DIR… --out DIR, shards DIR;
-    each has its own --help.
+    goes on. Other commands: chat FILE… --out DIR for dialogues, verify DIR, show DIR --document N,
+    merge DIR… --out DIR, shards DIR; each has its own --help.
     """
 
     source: Positional[str] = "stdlib"

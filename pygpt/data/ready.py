@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,16 +151,28 @@ class Merge:
         return report(merged, self.out, 0.0)
 
     def _join(self, partial: Path, split: str, infos: list[DatasetInfo]) -> SplitInfo:
-        shards: list[ShardInfo] = []
-        for directory, info in zip(self.directories, infos, strict=True):
-            for shard in info.splits[split].shards:
-                name = f"{split}-{len(shards):05}{Path(shard.file).suffix}"
-                _link(directory / shard.file, partial / name)
-                shards.append(dataclasses.replace(shard, file=name))
         parts = [info.splits[split] for info in infos]
+        masks = None
+        if parts[0].loss_mask is not None:
+            masks = self._linked(partial, f"mask-{split}", [part.loss_mask or () for part in parts])
         return SplitInfo(
-            sum(p.documents for p in parts), sum(p.bytes for p in parts), tuple(shards)
+            sum(p.documents for p in parts),
+            sum(p.bytes for p in parts),
+            self._linked(partial, split, [part.shards for part in parts]),
+            masks,
         )
+
+    def _linked(
+        self, partial: Path, prefix: str, parts: Sequence[Sequence[ShardInfo]]
+    ) -> tuple[ShardInfo, ...]:
+        """The shards of each directory, under numbered names in `partial`."""
+        linked: list[ShardInfo] = []
+        for directory, shards in zip(self.directories, parts, strict=True):
+            for shard in shards:
+                name = f"{prefix}-{len(linked):05}{Path(shard.file).suffix}"
+                _link(directory / shard.file, partial / name)
+                linked.append(dataclasses.replace(shard, file=name))
+        return tuple(linked)
 
 
 def _check_joins(first: Path, expected: DatasetInfo, path: Path, info: DatasetInfo) -> None:

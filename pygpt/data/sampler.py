@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pygpt import _C
 from pygpt.data.dataset import TokenDataset
+from pygpt.data.rows import RowSampler, rows_of
 from pygpt.utils.errors import check_seed
 
 Buffer = TypeVar("Buffer", torch.Tensor, NDArray[np.int64])
@@ -27,6 +28,9 @@ class BatchSampler:
       computed from (seed, epoch), so that every token but those at the two edges is a target once.
       Where the first window starts is drawn for each epoch, so the borders move.
     - ``sampling="random"``: every window starts anywhere, drawn with replacement, as nanoGPT does.
+
+    A split of dialogues has rows of whole dialogues instead of windows, in which the targets that
+    the assistant did not write are -1; see `pygpt.data.rows`.
 
     Several ranks see the same global batch: rank r of w gets its rows r·B/w to (r + 1)·B/w.
 
@@ -62,15 +66,13 @@ class BatchSampler:
         read_ahead: bool = True,
     ) -> None:
         check_seed(seed)
-        self._core = _C.BatchSampler(
-            dataset.shards,
-            batch_size,
-            block_size,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            sampling=sampling,
-        )
+        options: Any = {"seed": seed, "rank": rank, "world_size": world_size, "sampling": sampling}
+        self._core: _C.BatchSampler | RowSampler
+        if dataset.loss_mask is None:
+            self._core = _C.BatchSampler(dataset.shards, batch_size, block_size, **options)
+        else:
+            self._core = RowSampler(rows_of(dataset, block_size), batch_size, **options)
+        self._batch_size = batch_size
         self._shape = (batch_size // world_size, block_size)
         self._read_ahead = read_ahead
         self.tokens_per_epoch = self._core.tokens_per_epoch
@@ -105,6 +107,16 @@ class BatchSampler:
         x, y = out
         self._core.fill(step, _as_array("x", x), _as_array("y", y), self._read_ahead)
         return x, y
+
+    def targets_per_row(self, step: int) -> NDArray[np.int64]:
+        """(batch_size,) targets in each row of the global batch of one step.
+
+        Raises:
+            InputError: a negative step.
+        """
+        if isinstance(self._core, RowSampler):
+            return self._core.targets_per_row(step)
+        return np.full(self._batch_size, self._shape[1], np.int64)
 
 
 def _as_array(name: str, buffer: object) -> NDArray[np.int64]:

@@ -188,7 +188,12 @@ def read_message(fields: Any, names: Mapping[str, str], *, role: str, content: s
     given = fields[role]
     if not isinstance(given, str) or given not in names:
         raise InputError(f"unknown role {given!r:.40}; known are {', '.join(names)}")
-    return Message(names[given], _text_of(fields[content], content))
+    text = _text_of(fields[content], content)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{content!r} of a message has half a surrogate pair") from error
+    return Message(names[given], text)
 
 
 def _text_of(value: Any, name: str) -> str:
