@@ -31,7 +31,7 @@ class TrainConfig:
 
     preset: str = "auto"
     """Where all values start from: stdlib-cpu, stdlib-gpu, shakespeare-char, owt-30m, fineweb-40m,
-    gpt2, gpt2-medium, gpt2-large or gpt2-xl. "auto" takes stdlib-gpu or stdlib-cpu."""
+    gpt2, gpt2-medium, gpt2-large, gpt2-xl or chat. "auto" takes stdlib-gpu or stdlib-cpu."""
     data: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Dataset directory of pygpt.prepare, nanoGPT or llm.c; several with their shares of each batch
     as --data A:0.7 --data B:0.3. The stdlib presets make their own."""
@@ -82,6 +82,8 @@ class TrainConfig:
     """Sequences in memory at once. Changes memory and speed, never the batch of a step."""
     max_steps: int = 19560
     """Optimiser steps."""
+    epochs: float | None = None
+    """Ends the run after so many passes over the data, if max_steps does not come first."""
     sampling: Literal["permutation", "random"] = "permutation"
     """"permutation" visits every window once an epoch; "random" draws with replacement."""
 
@@ -156,6 +158,8 @@ class TrainConfig:
                 f"min_lr={self.min_lr:g} is above learning_rate={self.learning_rate:g}, which "
                 f"decays to it; a tenth, --min-lr {self.learning_rate / 10:g}, is usual"
             )
+        if self.epochs is not None and not 0 < self.epochs < math.inf:
+            raise InputError(f"epochs must be finite and above 0, got {self.epochs}")
         if self.lr_decay_steps is not None and self.lr_decay_steps < 1:
             raise InputError(f"lr_decay_steps must be above 0, got {self.lr_decay_steps}")
         check_seed(self.seed)

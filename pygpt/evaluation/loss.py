@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pygpt.data import TokenDataset
+from pygpt.data.rows import Rows, rows_of
 from pygpt.model import GPT
 from pygpt.tokenizers.base import load_tokenizer
 from pygpt.utils.errors import InputError
@@ -123,6 +124,58 @@ class Windows:
         return x, y
 
 
+@dataclasses.dataclass(frozen=True)
+class DialogueRows:
+    """Which rows of a split of dialogues are read: each by itself, without a stride."""
+
+    rows: Rows
+    indices: tuple[int | None, ...]
+    """None is a row without targets, where ranks have unequal numbers of rows."""
+
+    def share(self, rank: int, world_size: int) -> DialogueRows:
+        """The rows of one rank; see `Windows.share`."""
+        padding = (None,) * (-len(self.indices) % world_size)
+        return DialogueRows(self.rows, (*self.indices, *padding)[rank::world_size])
+
+    def batches(self, dataset: TokenDataset, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and targets (b, block_size), int64; what the assistant did not write is -1."""
+        for first in range(0, len(self.indices), batch_size):
+            chosen = self.indices[first : first + batch_size]
+            shape = (len(chosen), self.rows.block_size)
+            x, y = np.zeros(shape, np.int64), np.full(shape, -1, np.int64)
+            for at, row in enumerate(chosen):
+                if row is not None:
+                    self.rows.read(row, x[at], y[at])
+            yield torch.from_numpy(x), torch.from_numpy(y)
+
+
+def windows_of(
+    dataset: TokenDataset, block_size: int, stride: int | None, max_tokens: int | None
+) -> Windows | DialogueRows:
+    """What an evaluation reads: windows of text, or rows of dialogues.
+
+    Args:
+        dataset: the split.
+        block_size: tokens a window or row.
+        stride: see `evaluate`.
+        max_tokens: read about so many positions, spread evenly; all when None.
+
+    Raises:
+        InputError: see `Windows.over`; or a stride for dialogues.
+    """
+    if dataset.loss_mask is None:
+        stride = block_size if stride is None else stride
+        return Windows.over(dataset, block_size, stride, max_tokens)
+    if stride not in (None, block_size):
+        raise InputError(
+            f"{dataset.path} holds dialogues, which are read as rows of whole ones: leave out "
+            "--stride"
+        )
+    rows = rows_of(dataset, block_size)
+    n = len(rows) if max_tokens is None else min(len(rows), max(1, max_tokens // block_size))
+    return DialogueRows(rows, tuple(i * len(rows) // n for i in range(n)))
+
+
 @torch.no_grad()
 def evaluate(
     model: GPT,
@@ -158,8 +211,7 @@ def evaluate(
         raise InputError(
             f"block_size={block_size}, and the model has {model.config.block_size} positions"
         )
-    stride = block_size if stride is None else stride
-    windows = Windows.over(dataset, block_size, stride, max_tokens)
+    windows = windows_of(dataset, block_size, stride, max_tokens)
     if ranks:
         windows = windows.share(ranks.rank, ranks.world_size)
     id_bytes = load_tokenizer(dataset.tokenizer).token_bytes()

@@ -231,7 +231,7 @@ def trained_by(directory: Path) -> TrainConfig:
 
 
 def _check_tokenizer(directory: Path, tokenizer: TokenizerInfo, dataset: Split) -> None:
-    if tokenizer != dataset.tokenizer:
+    if not tokenizer.extends(dataset.tokenizer):
         raise InputError(
             f"{directory} was trained with the tokenizer {tokenizer.name!r} and "
             f"{_describe(dataset)} holds ids of {dataset.tokenizer.name!r}; prepare the text with "

@@ -53,22 +53,24 @@ def adopt_shape(config: TrainConfig) -> TrainConfig:
 def copy_weights(model: GPT, name: str, tokenizer: TokenizerInfo) -> None:
     """Start `model` with the weights of another one of its shape.
 
-    Positions beyond block_size are left out. Rows of the embedding that the other model lacks are
-    padding and get the mean of its rows: GPT-2's logits are far below 0, so that rows of zeros
-    would take nearly all of the probability.
+    Positions beyond block_size are left out. Rows of the embedding whose ids the other model's
+    tokenizer lacks are padding, or the special tokens of a chat template. They get the mean of its
+    rows: GPT-2's logits are far below 0, so that rows of zeros would take nearly all of the
+    probability.
 
     Raises:
         InputError: the model can't be loaded, or it has another tokenizer than the dataset.
     """
     source, info = huggingface.load(locate(name), impl="eager")
-    if info != tokenizer:
+    if not (tokenizer.extends(info) or info.extends(tokenizer)):
         raise InputError(
             f"{name} has the tokenizer {info.name!r}, and the dataset holds ids of "
             f"{tokenizer.name!r}; prepare the text with --tokenizer {info.name}"
         )
     state = source.state_dict()
     state["wpe.weight"] = state["wpe.weight"][: model.config.block_size]
-    rows = state["wte.weight"][: model.config.vocab_size]
+    n_shared = min(info.n_vocab, tokenizer.n_vocab)
+    rows = state["wte.weight"][: len(model.wte.weight) if info == tokenizer else n_shared]
     for parameter_name, parameter in model.state_dict().items():
         if parameter_name != "wte.weight":
             parameter.copy_(state[parameter_name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,9 +46,23 @@ class Batches:
             world_size=ranks.world_size,
         )
         shape = (config.rank_sequences(ranks.world_size), config.block_size)
+        self._ranks = ranks
         self._device = device
         # Two in turn: one is copied to the device while the other is filled.
         self._staging = [_Staging(shape) for _ in range(2)] if device.type == "cuda" else []
+
+    def divisors(self, step: int, micro_batch: int) -> list[float]:
+        """What to divide the mean loss of each micro-batch by, to sum to the mean of the step.
+
+        That mean is over all targets of the step, of all ranks, whose losses are averaged. Where
+        every position has a target, it is the number of this rank's micro-batches; rows of
+        dialogues have different numbers of targets.
+        """
+        rows = self._sampler.targets_per_row(step)
+        mine = np.split(rows, self._ranks.world_size)[self._ranks.rank]
+        targets = mine.reshape(-1, micro_batch).sum(axis=1)
+        divisors: list[float] = (rows.sum() / self._ranks.world_size / targets).tolist()
+        return divisors
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets of a step of this rank, each (sequences, block_size) int64."""

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from pygpt.config import TrainConfig
 from pygpt.data.mixture import Split, parts_of
+from pygpt.data.rows import tokens_per_epoch
 from pygpt.evaluation.loss import Evaluation
 from pygpt.planning.hardware import device_name
 from pygpt.planning.resolve import ResolvedConfig
@@ -80,7 +81,7 @@ def describe(console: Console, run: ResolvedConfig, train_split: Split) -> None:
             console,
             f"data: {part}{dataset.path}, {len(dataset):,} tokens ({dataset.tokenizer.name}); "
             f"{config.max_steps} steps of {config.batch_tokens:,} are "
-            f"{float(share) * total / len(dataset):.2f} epochs",
+            f"{float(share) * total / tokens_per_epoch(dataset, config.block_size):.2f} epochs",
         )
     say(
         console,

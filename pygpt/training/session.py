@@ -16,8 +16,9 @@ from rich.console import Console
 from pygpt.config import StartOptions, TrainConfig, padded_vocab_size
 from pygpt.config.data_parts import DataPart, format_data
 from pygpt.data.mixture import Split, open_split, parts_of
+from pygpt.data.rows import tokens_per_epoch
 from pygpt.data.writer import prepare_stdlib
-from pygpt.evaluation.loss import Windows
+from pygpt.evaluation.loss import windows_of
 from pygpt.inference.engine import Piece
 from pygpt.inference.generation import generate
 from pygpt.model import GPT
@@ -127,6 +128,7 @@ class Session:
         if options.decay_now:
             config = decay_from_now(config, step, options.decay_now)
         _check_sizes(config, train_split, val_split)
+        config = _limit_epochs(config, train_split)
         vocab_size = padded_vocab_size(train_split.tokenizer.n_vocab)
         machine = self._smallest(Machine.here(device))
         resolved = ranks.on_main(
@@ -277,7 +279,22 @@ def _check_sizes(config: TrainConfig, train_split: Split, val_split: Split) -> N
         )
     for split in (train_split, val_split):
         for dataset, _ in parts_of(split):
-            Windows.over(dataset, config.block_size, config.block_size, config.eval_tokens)
+            windows_of(dataset, config.block_size, None, config.eval_tokens)
+
+
+def _limit_epochs(config: TrainConfig, split: Split) -> TrainConfig:
+    """The configuration with max_steps for its epochs; those of a resumed run are in its steps.
+
+    Of a mixture, an epoch ends when the part that is used up first was seen once.
+    """
+    if config.epochs is None:
+        return config
+    per_epoch = min(
+        tokens_per_epoch(dataset, config.block_size) / float(share)
+        for dataset, share in parts_of(split)
+    )
+    steps = max(1, round(config.epochs * per_epoch / config.batch_tokens))
+    return dataclasses.replace(config, max_steps=min(config.max_steps, steps), epochs=None)
 
 
 # --- after ---------------------------------------------------------------------------------------

@@ -152,17 +152,17 @@ class Trainer:
         x, y = self._batches.batch(self.step)
         n, accumulation = self.run.micro_batch, self.run.accumulation
         length = sequence_length(self.step, self.config)
-        parts = zip(torch.split(x, n), torch.split(y, n), strict=True)
-        micro_batches = ((a.view(-1, length), b.view(-1, length)) for a, b in parts)
+        divisors = self._batches.divisors(self.step, n)
+        parts = zip(torch.split(x, n), torch.split(y, n), divisors, strict=True)
+        micro_batches = ((a.view(-1, length), b.view(-1, length), c) for a, b, c in parts)
         total = torch.zeros((), device=self.run.device)
-        for i, (inputs, targets) in enumerate(micro_batches, 1):
+        for i, (inputs, targets, divisor) in enumerate(micro_batches, 1):
             last = i == accumulation and synchronise
             if last:
                 vote.succeeded()  # from here on the ranks wait for one another
             with self._parallel.micro_batch(last):
                 with self._autocast():
-                    # All micro-batches have as many targets: the mean of means is the mean.
-                    loss = self._parallel.loss(inputs, targets) / accumulation
+                    loss = self._parallel.loss(inputs, targets) / divisor
                 self._updater.backward(loss)
             total += loss.detach()
         return total
