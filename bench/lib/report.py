@@ -76,9 +76,14 @@ def write_json(path: Path, device: torch.device, fields: dict[str, Any]) -> None
     """Write results beside the machine that gave them, the versions and the date."""
     everything = {"machine": describe_environment(device), **fields}
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(everything, indent=1, ensure_ascii=False, default=str)
+    text = json.dumps(everything, indent=1, ensure_ascii=False, default=_in_json)
     path.write_text(text + "\n", encoding="utf-8")
     print(f"wrote {path}")
+
+
+def _in_json(value: object) -> str:
+    """A path by its name alone: where it lies on one machine says nothing on another."""
+    return value.name if isinstance(value, Path) else str(value)
 
 
 def results_path(device: torch.device, name: str) -> Path:
