@@ -6,15 +6,18 @@
 
 Three rates on the same text and the same number of threads, in turns, in MB of UTF-8 text a second:
 `prepare` (parquet in, shards out, fsync included), gigatoken in memory, and tiktoken's
-encode_ordinary_batch in memory. The text is this Python's standard library and the files given,
-repeated until it is long enough, each time with other words in place of its identifiers, so that no
-encoder can answer from its cache of words alone.
+encode_ordinary_batch in memory. The text is the Python files below `--folder`, or without it this
+Python's standard library repeated until it is long enough, each time with other words in place of
+its identifiers, so that no encoder can answer from its cache of words alone. Then the processor
+time of each part of `prepare`, alone on the same text: what its rate is made of.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
+import os
 import random
 import re
 import statistics
@@ -25,8 +28,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import loky
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+from lib import report
 
 from pygpt.data.corpora.parquet import Parquet
 from pygpt.data.corpora.stdlib import Stdlib
@@ -50,6 +56,12 @@ class Options:
 
     seed: int = 0
     """Of the words that replace identifiers."""
+
+    folder: Path | None = None
+    """Where the text is taken from; None for the standard library."""
+
+    json: Path | None = None
+    """Where to write the figures."""
 
 
 def texts(n_bytes: int, seed: int) -> list[str]:
@@ -76,6 +88,54 @@ def texts(n_bytes: int, seed: int) -> list[str]:
     return found
 
 
+def texts_below(folder: Path, n_bytes: int) -> list[str]:
+    """The first `n_bytes` of Python files, in the order of their paths."""
+    found: list[str] = []
+    size = 0
+    for path in sorted(folder.rglob("*.py")):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        size += len(text.encode())
+        found.append(text)
+        if size >= n_bytes:
+            break
+    return found
+
+
+def costs(documents: list[str], path: Path, tokenizer: GPT2Tokenizer) -> dict[str, float]:
+    """Processor seconds of each part of `prepare` on its own, the least of three."""
+    data = [text.encode() for text in documents]
+    batches = [documents[i : i + 64] for i in range(0, len(documents), 64)]
+    ids = np.concatenate([row for b in batches for row in tokenizer.encode_batch(b)])
+    stored = ids.astype("<u2")
+
+    def read() -> None:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(256, columns=["text"]):
+                batch.column(0).to_pylist()
+
+    def write() -> None:
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            file.write(stored.data.cast("B"))
+            file.flush()
+            os.fsync(file.fileno())
+
+    parts: dict[str, Callable[[], object]] = {
+        "encode": lambda: [tokenizer.encode_batch(batch) for batch in batches],
+        "read parquet": read,
+        "blake2b of the text": lambda: [hashlib.blake2b(text, key=b"0") for text in data],
+        "sha256 of the ids": lambda: hashlib.sha256(stored),
+        "uint32 to uint16": lambda: ids.astype("<u2"),
+        "write and fsync": write,
+    }
+
+    def seconds(call: Callable[[], object]) -> float:
+        start = time.process_time()
+        call()
+        return time.process_time() - start
+
+    return {name: min(seconds(call) for _ in range(3)) for name, call in parts.items()}
+
+
 def in_memory(
     encode: Callable[[list[str]], object], batches: list[list[str]], workers: int
 ) -> None:
@@ -88,7 +148,10 @@ def main() -> None:
     """Measure and print."""
     options = cli.parse(Options, prog="python bench/bench_prepare.py")
     workers = options.workers or loky.cpu_count()
-    documents = texts(options.megabytes * 1_000_000, options.seed)
+    wanted = options.megabytes * 1_000_000
+    documents = (
+        texts_below(options.folder, wanted) if options.folder else texts(wanted, options.seed)
+    )
     n_bytes = sum(len(text.encode()) for text in documents)
     batches = [documents[i : i + 64] for i in range(0, len(documents), 64)]
     tokenizer = GPT2Tokenizer()
@@ -121,12 +184,24 @@ def main() -> None:
                 start = time.perf_counter()
                 call()
                 seconds[name].append(time.perf_counter() - start)
+        parts = costs(documents, path, tokenizer)
     rates = {name: n_bytes / 1e6 / statistics.median(times) for name, times in seconds.items()}
     print(f"{n_bytes / 1e6:.0f} MB, {len(documents):,} documents, {workers} threads")
     for name, rate in rates.items():
         print(f"{name:<10} {rate:8.1f} MB/s")
     print(f"prepare / tiktoken  {rates['prepare'] / rates['tiktoken']:.1f}")
     print(f"prepare / gigatoken {rates['prepare'] / rates['gigatoken']:.2f}")
+    for name, used in parts.items():
+        print(f"{name:<20} {1000 * used:6.0f} ms of processor time")
+    if options.json:
+        result = {
+            "options": {"megabytes": options.megabytes, "workers": workers},
+            "text": "Python files" if options.folder else "standard library, other identifiers",
+            "documents": len(documents),
+            "megabytes_per_second": rates,
+            "processor_seconds": parts,
+        }
+        report.write_json(options.json, torch.device("cpu"), result)
 
 
 if __name__ == "__main__":

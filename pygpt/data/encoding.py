@@ -1,15 +1,17 @@
 """Parts of a corpus to encoded documents, in order, by several threads.
 
-One thread reads and `workers` threads encode batches of about BATCH_BYTES (both release the GIL),
-while the calling thread writes. What comes out is in the order of the corpus, whatever the number
-of workers. A few batches per worker are in memory at a time.
+One thread reads and `workers` threads encode and hash batches of about BATCH_BYTES, while the
+calling thread writes. All of these release the GIL for most of their time. What comes out is in the
+order of the corpus, whatever the number of workers. A few batches per worker are in memory at a
+time.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -38,6 +40,8 @@ class Piece(NamedTuple):
     after: Position
     text: str
     ends_document: bool = True
+    is_record: bool = False
+    """Its split is drawn from its text."""
     problem: str | None = None
 
 
@@ -51,7 +55,7 @@ class Encoded(NamedTuple):
     """UTF-8 bytes of the text."""
     ends_document: bool
     digest: bytes
-    """16-byte keyed hash of the text."""
+    """16-byte keyed hash of the text of a record, if it was asked for; else empty."""
     problem: str | None
 
 
@@ -61,9 +65,17 @@ def dtype_of(tokenizer: Tokenizer) -> np.dtype[np.unsignedinteger]:
 
 
 def encode(
-    parts: Sequence[Part], tokenizer: Tokenizer, seed: int, workers: int, start: Position
+    parts: Sequence[Part],
+    tokenizer: Tokenizer,
+    seed: int,
+    workers: int,
+    start: Position,
+    needs_digest: Callable[[], bool],
 ) -> Generator[list[Encoded], None, None]:
-    """Batches of encoded pieces, from `start` on; close the generator to stop early."""
+    """Batches of encoded pieces, from `start` on; close the generator to stop early.
+
+    `needs_digest` is asked for each batch, from any thread.
+    """
     in_flight: deque[Future[list[Encoded]]] = deque()
     batches = _batches(_pieces(parts, start))
     reader, pool = ThreadPoolExecutor(1), ThreadPoolExecutor(workers)
@@ -71,7 +83,8 @@ def encode(
         reading = reader.submit(next, batches, None)
         while (batch := reading.result()) is not None:
             reading = reader.submit(next, batches, None)
-            in_flight.append(pool.submit(_encode_batch, batch, tokenizer, seed))
+            encode_batch = functools.partial(_encode_batch, batch, tokenizer, seed, needs_digest)
+            in_flight.append(pool.submit(encode_batch))
             if len(in_flight) == _AHEAD * workers:
                 yield in_flight.popleft().result()
         while in_flight:
@@ -94,9 +107,9 @@ def _of_records(part: Part, index: int) -> Iterator[Piece]:
     for count, record in enumerate(part.read(), 1):
         after = Position(index, count)
         if isinstance(record, Unreadable):
-            yield Piece(after, "", problem=record.reason)
+            yield Piece(after, "", is_record=True, problem=record.reason)
         else:
-            yield Piece(after, record)
+            yield Piece(after, record, is_record=True)
 
 
 def _of_one_document(part: Part, index: int) -> Iterator[Piece]:
@@ -121,27 +134,35 @@ def _batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
         yield batch
 
 
-def _encode_batch(batch: list[Piece], tokenizer: Tokenizer, seed: int) -> list[Encoded]:
-    dtype, key = dtype_of(tokenizer), str(seed).encode()
-    end_of_text = tokenizer.info.end_of_text
-    checked = [_utf8(piece) for piece in batch]
+def _encode_batch(
+    batch: list[Piece], tokenizer: Tokenizer, seed: int, needs_digest: Callable[[], bool]
+) -> list[Encoded]:
+    checked = [_in_utf8(piece) for piece in batch]
+    rows = tokenizer.encode_batch([piece.text for piece, _ in checked])
+    n_ids = [len(row) + piece.ends_document for row, (piece, _) in zip(rows, checked, strict=True)]
+    ids = np.full(sum(n_ids), tokenizer.info.end_of_text, dtype_of(tokenizer))
+    key, hashed = str(seed).encode(), needs_digest()
     encoded = []
-    texts = [piece.text for piece, _ in checked]
-    for (piece, data), ids in zip(checked, tokenizer.encode_batch(texts), strict=True):
-        row = np.empty(len(ids) + piece.ends_document, dtype)
-        row[: len(ids)] = ids
-        if piece.ends_document:
-            row[-1] = end_of_text
-        digest = hashlib.blake2b(data, key=key, digest_size=16).digest()
+    start = 0
+    for row, n, (piece, data) in zip(rows, n_ids, checked, strict=True):
+        ids[start : start + len(row)] = row
+        digest = _digest(data, key) if hashed and piece.is_record else b""
+        written = ids[start : start + n]
         encoded.append(
-            Encoded(piece.after, row, len(data), piece.ends_document, digest, piece.problem)
+            Encoded(piece.after, written, len(data), piece.ends_document, digest, piece.problem)
         )
+        start += n
     return encoded
 
 
-def _utf8(piece: Piece) -> tuple[Piece, bytes]:
-    """A piece and its UTF-8. Half a surrogate pair, which JSON can spell, can't be used."""
+def _digest(data: bytes, key: bytes) -> bytes:
+    return hashlib.blake2b(data, key=key, digest_size=16).digest()
+
+
+def _in_utf8(piece: Piece) -> tuple[Piece, bytes]:
+    """A piece and its bytes. Half a surrogate pair, which JSON can spell, has no UTF-8."""
     try:
         return piece, piece.text.encode()
     except UnicodeEncodeError:
-        return piece._replace(text="", problem="half a surrogate pair, which has no UTF-8"), b""
+        problem = "half a surrogate pair, which has no UTF-8"
+        return piece._replace(text="", problem=problem), b""

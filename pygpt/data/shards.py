@@ -1,8 +1,8 @@
 """Writes the shards of a split, such that a killed process can go on.
 
-A shard is ``NAME.partial`` until it is full. `ShardWriter.commit` flushes all that was written, so
-that the state it returns is on the disk; `ShardWriter` started from that state goes on behind it,
-whatever was written later.
+A shard is ``NAME.partial`` until it is full. `ShardWriter.commit` returns the state that is on the
+disk once the `Flusher` has done what it was given; a `ShardWriter` started from that state goes on
+behind it, whatever was written later.
 """
 
 from __future__ import annotations
@@ -10,7 +10,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +24,52 @@ from pygpt.data.manifest import ShardInfo, SplitInfo
 _READ_BYTES = 1 << 22
 # Ids are hashed and written in pieces of this size: each call waits for the interpreter's lock.
 _WRITE_IDS = 1 << 18
+
+# Jobs that may wait for the disk: a full shard, the two shards being filled, and their record.
+_JOBS = 4
+
+
+class Flusher:
+    """A thread for what waits for the disk, in order. After an error nothing more is done."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._jobs: deque[Future[None]] = deque()
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> Flusher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def submit(self, job: Callable[[], object]) -> None:
+        """Have a job done. Waits if too many are not done yet.
+
+        Raises:
+            OSError: of an earlier job.
+        """
+        self._jobs.append(self._pool.submit(self._run, job))
+        while len(self._jobs) > _JOBS:
+            self._jobs.popleft().result()
+
+    def wait(self) -> None:
+        """Return when all is done.
+
+        Raises:
+            OSError: of a job.
+        """
+        while self._jobs:
+            self._jobs.popleft().result()
+
+    def _run(self, job: Callable[[], object]) -> None:
+        if self._error is not None:
+            raise self._error
+        try:
+            job()
+        except BaseException as error:
+            self._error = error
+            raise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +96,7 @@ class ShardWriter:
         dtype: of the ids.
         shard_tokens: tokens of a full shard; None writes one shard, ``SPLIT.bin``.
         state: where to go on.
+        flusher: waits for the disk.
 
     Raises:
         OSError: the disk refuses it.
@@ -58,15 +109,17 @@ class ShardWriter:
         dtype: np.dtype[np.unsignedinteger],
         shard_tokens: int | None,
         state: SplitState,
+        flusher: Flusher,
     ) -> None:
+        self._flusher = flusher
+        self._waiting: list[npt.NDArray[np.unsignedinteger]] = []
+        self._n_waiting = 0
         self._directory, self._split, self._dtype = directory, split, dtype
         self._shard_tokens = shard_tokens
         self._documents, self._bytes = state.documents, state.bytes
         self._shards = list(state.shards)
         self._first, self._last, self._tokens = state.first, state.last, state.tokens
         self._digest = hashlib.sha256()
-        self._pending: list[npt.NDArray[np.unsignedinteger]] = []
-        self._n_pending = 0
         self._restore()
 
     def __enter__(self) -> ShardWriter:
@@ -109,10 +162,10 @@ class ShardWriter:
             self._append(ids, origin)
 
     def commit(self) -> SplitState:
-        """Flush to the disk what was written, and say what that is."""
-        self._write_pending()
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Have flushed to the disk what was written, and say what that is."""
+        self._write_waiting()
+        file = self._file
+        self._flusher.submit(lambda: os.fsync(file.fileno()))
         return SplitState(
             self._documents,
             self._bytes,
@@ -126,6 +179,7 @@ class ShardWriter:
         """Close the last shard, which may be shorter than the others."""
         if self._tokens:
             self._close_shard()
+        self._flusher.wait()
         self._file.close()
         self._partial.unlink(missing_ok=True)
         return SplitInfo(self._documents, self._bytes, tuple(self._shards))
@@ -160,32 +214,35 @@ class ShardWriter:
         return self._final.with_suffix(".bin.partial")
 
     def _append(self, ids: npt.NDArray[np.unsignedinteger], origin: str | None) -> None:
-        self._pending.append(ids)
-        self._n_pending += len(ids)
-        if self._n_pending >= _WRITE_IDS:
-            self._write_pending()
+        self._waiting.append(ids)
+        self._n_waiting += len(ids)
         self._tokens += len(ids)
         self._first = self._first or origin
         self._last = origin
+        if self._n_waiting >= _WRITE_IDS:
+            self._write_waiting()
 
-    def _write_pending(self) -> None:
-        if not self._pending:
-            return
-        data = np.concatenate(self._pending).data.cast("B")
-        self._file.write(data)
-        self._digest.update(data)
-        self._pending, self._n_pending = [], 0
+    def _write_waiting(self) -> None:
+        if self._waiting:
+            data = np.concatenate(self._waiting).data.cast("B")
+            self._file.write(data)
+            self._digest.update(data)
+        self._waiting, self._n_waiting = [], 0
+        self._file.flush()
 
     def _close_shard(self) -> None:
-        self._write_pending()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        name = self._final.name
-        self._partial.replace(self._final)
+        self._write_waiting()
+        file, partial, final = self._file, self._partial, self._final
+        self._flusher.submit(lambda: _complete(file, partial, final))
         digest = self._digest.hexdigest()
-        self._shards.append(ShardInfo(name, self._tokens, digest, self._first, self._last))
+        self._shards.append(ShardInfo(final.name, self._tokens, digest, self._first, self._last))
         self._digest, self._tokens = hashlib.sha256(), 0
         self._first = self._last = None
         if self._shard_tokens:
             self._file = self._partial.open("w+b")
+
+
+def _complete(file: BinaryIO, partial: Path, final: Path) -> None:
+    os.fsync(file.fileno())
+    file.close()
+    partial.replace(final)

@@ -27,7 +27,7 @@ from pygpt.data.corpora.stdlib import Stdlib
 from pygpt.data.encoding import Encoded, dtype_of, encode
 from pygpt.data.manifest import DatasetInfo, SplitInfo
 from pygpt.data.prepare_progress import CorpusBar, Hashes, Progress
-from pygpt.data.shards import ShardWriter
+from pygpt.data.shards import Flusher, ShardWriter
 from pygpt.tokenizers.base import Tokenizer, get_tokenizer
 from pygpt.utils import signals
 from pygpt.utils.errors import InputError, check_seed
@@ -175,6 +175,7 @@ class _Preparation:
     def __call__(self, workers: int) -> DatasetInfo:
         self._tokenizer.encode_batch([""])  # builds the encoder, or says what is missing
         with contextlib.ExitStack() as stack:
+            self._flusher = Flusher()
             self._writers = {
                 name: stack.enter_context(
                     ShardWriter(
@@ -183,10 +184,12 @@ class _Preparation:
                         dtype_of(self._tokenizer),
                         self._limits.shard_tokens,
                         self._before.splits[name],
+                        self._flusher,
                     )
                 )
                 for name in SPLITS
             }
+            stack.enter_context(self._flusher)  # left before the files are closed
             self._hashes = stack.enter_context(
                 Hashes(self._directory, self._before.n_hashes, enabled=self._limits.dedup)
             )
@@ -212,7 +215,14 @@ class _Preparation:
                 stop = stack.enter_context(signals.stop_on_signals(logger.warning))
             batches = stack.enter_context(
                 contextlib.closing(
-                    encode(self._parts, self._tokenizer, self._seed, workers, self._position)
+                    encode(
+                        self._parts,
+                        self._tokenizer,
+                        self._seed,
+                        workers,
+                        self._position,
+                        self._needs_digest,
+                    )
                 )
             )
             committed = self._n_full()
@@ -227,6 +237,7 @@ class _Preparation:
                     self._commit()
                 if stop is not None and stop():
                     self._commit()
+                    self._flusher.wait()
                     raise KeyboardInterrupt
 
     def _write(self, piece: Encoded) -> None:
@@ -264,6 +275,7 @@ class _Preparation:
         kept = "nothing was kept"
         if self._limits.shard_tokens is not None and self._n_documents():
             self._commit()
+            self._flusher.wait()
             kept = f"{self._n_documents():,} documents before it are kept"
         name = self._parts[piece.after.part].name
         raise InputError(
@@ -276,10 +288,18 @@ class _Preparation:
         val = self._writers["val"]
         if not val.documents:
             return "val"  # the first record: the split is never empty
-        if self._limits.val_tokens is not None and val.tokens >= self._limits.val_tokens:
+        if self._val_is_full():
             return "train"
         drawn = int.from_bytes(piece.digest[:8], "little") / 2**64
         return "val" if drawn < self._val_fraction else "train"
+
+    def _val_is_full(self) -> bool:
+        limit = self._limits.val_tokens
+        return limit is not None and self._writers["val"].tokens >= limit
+
+    def _needs_digest(self) -> bool:
+        """Whether anything is decided by a record's text; once False, it stays so."""
+        return self._limits.dedup or not self._val_is_full()
 
     def _is_complete(self) -> bool:
         limit = self._limits.max_tokens
@@ -296,13 +316,14 @@ class _Preparation:
             )
 
     def _commit(self) -> None:
-        Progress(
+        progress = Progress(
             self._identity,
             self._position,
             {name: writer.commit() for name, writer in self._writers.items()},
             dict(self._dropped),
             self._hashes.commit(),
-        ).write(self._directory)
+        )
+        self._flusher.submit(lambda: progress.write(self._directory))
 
     def _n_full(self) -> int:
         return sum(writer.n_full for writer in self._writers.values())
