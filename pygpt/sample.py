@@ -3,93 +3,121 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from pygpt.config.other_trainers import sample_hint
+from pygpt.inference.prompts import read_prompts
+from pygpt.inference.sampling import Sampling
 from pygpt.runs.models import locate
 from pygpt.utils import cli
 from pygpt.utils.errors import InputError, check_seed
 
-logger = logging.getLogger(__name__)
-
-_NANOGPT = {"start": "--prompt", "out_dir": "the run, without a flag: python -m pygpt.sample RUN"}
-
-
-def _nanogpt_hint(name: str) -> str | None:
-    return f"--{name} is nanoGPT's; here it is {_NANOGPT[name]}" if name in _NANOGPT else None
-
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
-    """Print what a model writes behind a prompt, as it is written. Stops at end-of-text."""
+    """Print what a model writes after a prompt, up to end-of-text.
+
+    With one prompt and one model the text is printed while it is written. Several prompts are
+    computed in batches, and printed in order at the end.
+    """
 
     run: Annotated[str | None, tyro.conf.Positional] = None
     """A run (its newest checkpoint), a checkpoint, a GPT-2 directory of Hugging Face's layout, or a
     model on the Hub: gpt2, gpt2-medium …, OWNER/NAME. Default: the newest run."""
     prompt: str = ""
-    """Text to continue; empty starts a new document."""
+    """Text to continue; empty starts a new document. Of one that is longer than the context the
+    model reads the end."""
+    prompts: Path | None = None
+    """File of prompts in UTF-8, by its suffix: .txt has one a line, .jsonl has JSON Lines with a
+    "prompt", which can have several lines or be empty."""
+    compare: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
+    """Further models, named as the first is. Every prompt is shown with the completion of each, and
+    the mean log-probability of its tokens; each has its own tokenizer and context. Such means can
+    be compared between models of one tokenizer only."""
     num_samples: int = 1
-    """Continuations, one after another."""
+    """Completions of each prompt."""
     max_new_tokens: int = 200
-    """Longest continuation, in tokens."""
+    """Longest completion, in tokens. Beyond the context, the model reads on with its newer half."""
     temperature: float = 0.8
     """Divides the logits; 0 always takes the likeliest token (greedy)."""
     top_k: int | None = 200
     """Choose among the k likeliest tokens only; "None" for all."""
     top_p: float | None = None
     """Choose among the likeliest tokens that together have this probability only."""
+    min_p: float | None = None
+    """Choose among tokens only that are at least this many times as likely as the likeliest."""
+    repetition_penalty: float = 1.0
+    """Makes tokens that the prompt or the text has less likely: above 1, such as 1.2."""
+    stop: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Text that ends a completion and is not part of it; several as --stop A --stop B. A newline
+    is $'\\n' in bash."""
     average: bool = False
-    """Take the averaged weights of a run (train --ema-decay)."""
+    """Take the averaged weights of the run (train --ema-decay)."""
     revision: str | None = None
-    """Branch, tag or commit of a model on the Hub."""
+    """Branch, tag or commit on the Hub, of the first model."""
     seed: int = 1337
     """Fixes the choice: the same seed gives the same text on the same machine."""
     device: str = "auto"
     """"cpu", "cuda" …; "auto" takes a GPU if there is one."""
     impl: str = "auto"
     """Kernels: "auto", "eager", "triton", "native", or by op: "attention=eager,gelu=triton"."""
+    json: bool = False
+    """Print one JSON object a completion: model, prompt, seed, text, tokens, mean_logprob (natural
+    logarithm, at temperature 1), finish_reason ("stop" or "length")."""
 
     def __post_init__(self) -> None:
         for name in ("num_samples", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.prompt and self.prompts:
+            raise InputError("give --prompt or --prompts, not both")
+        if not all(self.stop):
+            raise InputError("--stop is empty; give the text that ends a completion")
         check_seed(self.seed)
+        _ = self.sampling
+
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are chosen."""
+        return Sampling(
+            self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty
+        )
 
 
 def main() -> None:
     """The command."""
-    config = cli.parse(SampleConfig, prog="python -m pygpt.sample", unknown=_nanogpt_hint)
-    directory = locate(config.run, config.revision, average=config.average)
+    config = cli.parse(SampleConfig, prog="python -m pygpt.sample", unknown=sample_hint)
+    prompts = read_prompts(config.prompts) if config.prompts else [config.prompt]
+    first = locate(config.run, config.revision, average=config.average)
+    models = [(config.run or str(first), first)]
+    models += [(name, locate(name)) for names in config.compare for name in names]
 
-    from pygpt.hub import huggingface
-    from pygpt.inference.engine import Piece
-    from pygpt.inference.generation import generate
-    from pygpt.inference.sampling import Sampling
+    from pygpt.inference import completions
     from pygpt.planning.hardware import start_device
-    from pygpt.tokenizers.base import load_tokenizer
 
-    sampling = Sampling(config.temperature, config.top_k, config.top_p)
     device = start_device(config.device)
-    model, info = huggingface.load(directory, device, impl=config.impl)
-    logger.info("%s on %s, %s", directory, device, model.impl)
-    model.eval()
-    tokenizer = load_tokenizer(info)
-
-    def write(_: int, piece: Piece) -> None:
-        print(piece.text, end="", flush=True)
-
-    for i in range(config.num_samples):
-        if config.num_samples > 1:
-            gap = "\n" if i else ""
-            print(f"{gap}--- {i + 1} of {config.num_samples}")
-        print(config.prompt, end="", flush=True)
-        generate(
-            model, tokenizer, config.prompt, config.max_new_tokens,
-            sampling=sampling, seed=(config.seed + i) % 2**64, on_piece=write,
-        )  # fmt: skip
-        print()
+    settings = completions.Settings(
+        prompts,
+        config.num_samples,
+        config.max_new_tokens,
+        config.sampling,
+        config.stop,
+        config.seed,
+    )
+    sources = [completions.Source(*model, device, config.impl) for model in models]
+    for source in sources:
+        source.check(prompts)
+    if len(prompts) == len(sources) == 1 and not config.json:
+        completions.stream(sources[0], settings)
+        return
+    rows = completions.write_all(sources, settings)
+    if config.json:
+        print("\n".join(written.as_json() for row in rows for written in row))
+    else:
+        print(completions.as_text(rows, settings), end="")
 
 
 if __name__ == "__main__":

@@ -46,6 +46,12 @@ _INIT_FROM_OF_NANOGPT = {
     "resume": "here it is --resume",
     "scratch": "here it is the default: leave it out",
 }
+_SAMPLE_OF_NANOGPT = {
+    "start": "--prompt; for FILE:PATH, --prompts PATH",
+    "out_dir": "the run, without a flag: python -m pygpt.sample RUN",
+    "init_from": "the model, without a flag: python -m pygpt.sample gpt2",
+    "compile": "nothing: leave it out",
+}
 _TABLES = {"nanoGPT": _NANOGPT, "nanochat": _NANOCHAT, "litgpt": _LITGPT}
 
 
@@ -63,6 +69,12 @@ def init_from_hint(value: str) -> str | None:
     """What to write for a value of nanoGPT's init_from that names no model."""
     here = _INIT_FROM_OF_NANOGPT.get(value)
     return f"init_from={value} is nanoGPT's; {here}" if here else None
+
+
+def sample_hint(name: str) -> str | None:
+    """What to write for an option of nanoGPT's sample.py; None where it has none of that name."""
+    here = _SAMPLE_OF_NANOGPT.get(name)
+    return f"--{name} is nanoGPT's; here it is {here}" if here else None
 
 
 def hint(name: str, *, flags: bool) -> str | None:

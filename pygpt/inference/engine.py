@@ -16,7 +16,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
-import logging
 from collections.abc import Sequence
 from typing import Literal
 
@@ -29,8 +28,6 @@ from pygpt.inference.stream import TextStream
 from pygpt.model import GPT
 from pygpt.tokenizers.base import Tokenizer
 from pygpt.utils.errors import InputError, check_seed
-
-logger = logging.getLogger(__name__)
 
 FinishReason = Literal["stop", "length"]
 
@@ -117,11 +114,6 @@ class Engine:
                 below 1, an empty stop string, or a seed that is not one.
         """
         self._check(request)
-        if len(request.ids) > self._config.block_size:
-            logger.warning(
-                "the prompt has %d tokens: the model reads the last %d",
-                len(request.ids), self._config.block_size,
-            )  # fmt: skip
         key = next(self._keys)
         self._waiting.append(_Text(key, request, self._tokenizer, self._config.vocab_size))
         return key

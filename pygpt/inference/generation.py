@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 
 from pygpt.inference.engine import Engine, FinishReason, Piece, Request
@@ -10,6 +11,8 @@ from pygpt.inference.sampling import Sampling
 from pygpt.model import GPT
 from pygpt.tokenizers.base import Tokenizer
 from pygpt.utils.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +42,9 @@ def generate(
 ) -> list[Completion]:
     """Continue prompts of any lengths, up to `max_batch` at once, each up to end-of-text.
 
-    A prompt gives the same text alone and beside others; see `pygpt.inference.engine` for what
-    holds on which decoder.
+    A prompt gives the same text alone and in a batch; `pygpt.inference.engine` says for which
+    decoder that holds exactly. Of a prompt that is longer than the context the model reads the
+    end, and a warning says so.
 
     Args:
         model: in eval mode.
@@ -58,18 +62,24 @@ def generate(
         A completion for each prompt.
 
     Raises:
-        InputError: a prompt that is not valid text, a number out of its range, or as many seeds as
-            there are not prompts.
+        InputError: a prompt that is not valid text, a number out of its range, or another number
+            of seeds than of prompts.
     """
     prompts = [prompts] if isinstance(prompts, str) else prompts
     seeds = [seed] * len(prompts) if isinstance(seed, int) else seed
     if len(seeds) != len(prompts):
         raise InputError(f"{len(prompts)} prompts need as many seeds, or one; got {len(seeds)}")
-    engine = Engine(model, tokenizer, max_batch=max_batch)
+    # The cache of a row has a size that counts: no more rows than prompts.
+    engine = Engine(model, tokenizer, max_batch=min(max_batch, max(1, len(prompts))))
     sampling = sampling or Sampling()
     index_of: dict[int, int] = {}
     for index, (prompt, each) in enumerate(zip(prompts, seeds, strict=True)):
         ids = encode(tokenizer, prompt)
+        if len(ids) > model.config.block_size and prompt not in prompts[:index]:
+            logger.warning(
+                "the prompt %r… has %s tokens: the model reads the last %s",
+                prompt[:20], f"{len(ids):,}", f"{model.config.block_size:,}",
+            )  # fmt: skip
         request = Request(ids, max_new_tokens, sampling, tuple(stop), seed=each, logprobs=logprobs)
         index_of[engine.add(request)] = index
     written: list[list[Piece]] = [[] for _ in prompts]

@@ -1,14 +1,19 @@
-"""How the next id is chosen from a row of logits."""
+"""How the next id is chosen from a row of logits.
+
+torch is imported where a number is drawn: a command checks settings without it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from pygpt.utils.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +79,7 @@ class Sampling:
     def _penalized(self, logits: Tensor, seen: Tensor) -> Tensor:
         penalty = self.repetition_penalty
         known = logits[seen]
-        return logits.index_put((seen,), torch.where(known > 0, known / penalty, known * penalty))
+        return logits.index_put((seen,), (known / penalty).where(known > 0, known * penalty))
 
     def _candidates(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits that can still be chosen and their ids; in descending order where that counts."""
@@ -87,6 +92,8 @@ class Sampling:
 
 def _draw(probs: Tensor, ids: Tensor | None, generator: torch.Generator | None) -> int:
     """The id at a uniform place of the cumulative distribution; `probs` need not sum to 1."""
+    import torch
+
     cumulative = probs.double().cumsum(dim=-1)
     place = torch.rand((), dtype=torch.float64, generator=generator).to(probs.device)
     # Strictly below the total, so that the last id of probability 0 is never reached.

@@ -1,0 +1,175 @@
+"""Completions of prompts by one or several models: computed, then as text or as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from pygpt.hub import huggingface
+from pygpt.inference.engine import Piece
+from pygpt.inference.generation import Completion, encode, generate
+from pygpt.inference.sampling import Sampling
+from pygpt.model import GPT
+from pygpt.tokenizers.base import Tokenizer, load_tokenizer
+from pygpt.utils.errors import InputError
+from pygpt.utils.progress import ProgressBar
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the completions of all models have in common."""
+
+    prompts: Sequence[str]
+    num_samples: int
+    """Completions of each prompt; the seed of each is one more than that of the last."""
+    max_new_tokens: int
+    sampling: Sampling
+    stop: tuple[str, ...]
+    seed: int
+
+    @property
+    def requests(self) -> list[tuple[str, int]]:
+        """Prompt and seed of every completion, in the order in which they are shown."""
+        seeds = [(self.seed + i) % 2**64 for i in range(self.num_samples)]
+        return [(prompt, seed) for prompt in self.prompts for seed in seeds]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A model to load."""
+
+    name: str
+    directory: Path
+    device: torch.device
+    impl: str
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """Refuse what the model's tokenizer can't encode, before the weights are read.
+
+        Raises:
+            InputError: the directory holds no model, or a prompt has characters that a small
+                vocabulary lacks.
+        """
+        _, info = huggingface.read_config(self.directory)
+        tokenizer = load_tokenizer(info)
+        for number, prompt in enumerate(prompts, 1):
+            try:
+                encode(tokenizer, prompt)
+            except InputError as error:
+                raise InputError(f"prompt {number} for {self.name}: {error}") from error
+
+    def load(self) -> tuple[GPT, Tokenizer]:
+        """The model in eval mode, and its tokenizer."""
+        model, info = huggingface.load(self.directory, self.device, impl=self.impl)
+        logger.info("%s on %s, %s", self.directory, self.device, model.impl)
+        return model.eval(), load_tokenizer(info)
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """A completion and what it continues."""
+
+    model: str
+    prompt: str
+    seed: int
+    completion: Completion
+
+    @property
+    def mean_logprob(self) -> float:
+        """Of a chosen token, the one that ended the text included, by the model that wrote it."""
+        assert self.completion.logprobs
+        return statistics.fmean(self.completion.logprobs)
+
+    def as_json(self) -> str:
+        """One line."""
+        return json.dumps(
+            {
+                "model": self.model,
+                "prompt": self.prompt,
+                "seed": self.seed,
+                "text": self.completion.text,
+                "tokens": len(self.completion.ids),
+                "mean_logprob": self.mean_logprob,
+                "finish_reason": self.completion.finish_reason,
+            }
+        )
+
+
+def stream(source: Source, settings: Settings) -> None:
+    """Print the completions of one prompt one after another, token by token."""
+    model, tokenizer = source.load()
+
+    def write(_: int, piece: Piece) -> None:
+        print(piece.text, end="", flush=True)
+
+    for number, (prompt, seed) in enumerate(settings.requests, 1):
+        if settings.num_samples > 1:
+            print("" if number == 1 else "\n", end="")
+            print(f"--- {number} of {settings.num_samples}")
+        print(prompt, end="", flush=True)
+        generate(
+            model, tokenizer, prompt, settings.max_new_tokens,
+            sampling=settings.sampling, stop=settings.stop, seed=seed, on_piece=write,
+        )  # fmt: skip
+        print()
+
+
+def write_all(sources: Sequence[Source], settings: Settings) -> list[tuple[Written, ...]]:
+    """For every prompt and sample the completions of all models, which are loaded one by one."""
+    columns = [_write(source, settings) for source in sources]
+    return list(zip(*columns, strict=True))
+
+
+def _write(source: Source, settings: Settings) -> list[Written]:
+    model, tokenizer = source.load()
+    prompts, seeds = zip(*settings.requests, strict=True)
+    with ProgressBar(source.name, len(prompts), unit="completions") as progress:
+
+        def count(_: int, piece: Piece) -> None:
+            progress.advance(piece.finish_reason is not None)
+
+        completions = generate(
+            model, tokenizer, prompts, settings.max_new_tokens, sampling=settings.sampling,
+            stop=settings.stop, seed=seeds, logprobs=True, on_piece=count,
+        )  # fmt: skip
+    return [
+        Written(source.name, prompt, seed, completion)
+        for prompt, seed, completion in zip(prompts, seeds, completions, strict=True)
+    ]
+
+
+def as_text(rows: Sequence[tuple[Written, ...]], settings: Settings) -> str:
+    """The completions under each other, with the model's name where there are several models."""
+    return "\n".join(_section(i, row, settings) for i, row in enumerate(rows))
+
+
+def _section(index: int, row: tuple[Written, ...], settings: Settings) -> str:
+    prompt, sample = divmod(index, settings.num_samples)
+    counts = [
+        f"{name} {number + 1} of {total}"
+        for name, number, total in (
+            ("prompt", prompt, len(settings.prompts)),
+            ("sample", sample, settings.num_samples),
+        )
+        if total > 1
+    ]
+    heading = f"--- {', '.join(counts)}\n" if counts else ""
+    if len(row) == 1:
+        return f"{heading}{row[0].prompt}{row[0].completion.text}\n"
+    parts = [f"{heading}{row[0].prompt}\n", *map(_under_its_name, row)]
+    return "\n".join(parts)
+
+
+def _under_its_name(written: Written) -> str:
+    return (
+        f"{written.model} ({len(written.completion.ids)} tokens, mean log-probability "
+        f"{written.mean_logprob:.3f}):\n{written.completion.text}\n"
+    )
