@@ -92,8 +92,8 @@ def main() -> None:
     config = cli.parse(SampleConfig, prog="python -m pygpt.sample", unknown=sample_hint)
     prompts = read_prompts(config.prompts) if config.prompts else [config.prompt]
     first = locate(config.run, config.revision, average=config.average)
-    models = [(config.run or str(first), first)]
-    models += [(name, locate(name)) for names in config.compare for name in names]
+    models = {config.run or str(first): first}
+    models |= {name: locate(name) for names in config.compare for name in names}
 
     from pygpt.inference import completions
     from pygpt.planning.hardware import start_device
@@ -107,7 +107,7 @@ def main() -> None:
         config.stop,
         config.seed,
     )
-    sources = [completions.Source(*model, device, config.impl) for model in models]
+    sources = [completions.Source(*model, device, config.impl) for model in models.items()]
     for source in sources:
         source.check(prompts)
     if len(prompts) == len(sources) == 1 and not config.json:

@@ -70,8 +70,13 @@ def _from_json(line: str, place: str) -> str | None:
     try:
         fields = json.loads(line)
     except (ValueError, RecursionError) as error:
+        why = (
+            f"{error.msg} at column {error.colno}"
+            if isinstance(error, json.JSONDecodeError)
+            else error
+        )
         raise InputError(
-            f"{place} is not valid JSON: {error}; a line looks like {EXAMPLE}"
+            f"{place} is not valid JSON ({why}); a line looks like {EXAMPLE}"
         ) from error
     prompt = fields.get("prompt") if isinstance(fields, dict) else None
     if not isinstance(prompt, str):

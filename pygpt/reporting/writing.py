@@ -20,7 +20,6 @@ from pygpt.runs.run import Run
 from pygpt.utils.errors import InputError
 
 if TYPE_CHECKING:
-    from pygpt.model import GPT
     from pygpt.tokenizers.base import Tokenizer
 
 Ids = NDArray[np.int64]
@@ -121,43 +120,26 @@ def _complete(
     tokenizers: dict[str, Tokenizer],
     refused: list[tuple[str, Message | str]],
 ) -> Iterator[Completion]:
+    from pygpt.inference.generation import generate
+    from pygpt.inference.sampling import Sampling
     from pygpt.planning.hardware import start_device
 
     model, tokenizer = load(name, device=start_device("auto"))
     tokenizers[name] = tokenizer
-    for prompt in prompts:
+    length = min(TOKENS, model.config.block_size // 2)
+    sampling = Sampling(TEMPERATURE, TOP_K)
+    for prompt in prompts:  # one by one: `sample --prompt`, which the report names, writes the same
         try:
-            given = tokenizer.encode(prompt)
+            (written,) = generate(
+                model, tokenizer, prompt, length, sampling=sampling, seed=SEED, logprobs=True
+            )
         except InputError as error:  # a character that a small vocabulary lacks
             refused.append((name, str(error)))
             continue
-        ids, mean = _sample(model, tokenizer, given)
+        n = len(written.ids) - (written.ids[-1] == tokenizer.info.end_of_text)
+        mean = statistics.fmean(written.logprobs[:n]) if written.logprobs and n else None
+        ids = np.array(written.ids[:n], dtype=np.int64)
         yield Completion(name, prompt, tokenizer.decode(ids.tolist()), ids, mean)
-
-
-def _sample(model: GPT, tokenizer: Tokenizer, prompt: list[int]) -> tuple[Ids, float | None]:
-    """The sampled ids, (n,), and the mean of their log-probabilities at temperature 1."""
-    from pygpt.inference.engine import Engine, Request
-    from pygpt.inference.sampling import Sampling
-
-    engine = Engine(model, tokenizer, max_batch=1)
-    engine.add(
-        Request(
-            prompt,
-            min(TOKENS, model.config.block_size // 2),
-            Sampling(TEMPERATURE, TOP_K),
-            seed=SEED,
-            logprobs=True,
-        )
-    )
-    ids: list[int] = []
-    logprobs: list[float] = []
-    while engine.active:
-        (piece,) = engine.step()
-        if piece.token != tokenizer.info.end_of_text:
-            ids.append(piece.token)
-            logprobs.append(piece.logprob or 0.0)
-    return np.array(ids, dtype=np.int64), statistics.fmean(logprobs) if ids else None
 
 
 def longest_loop(ids: Ids) -> int:

@@ -46,6 +46,8 @@ def test_help_imports_no_torch(name: str, tmp_path: Path) -> None:
         (("pygpt.eval", "runs/none"), "runs/none"),
         (("pygpt.sample", "runs/none"), "runs/none"),
         (("pygpt.chat", "runs/none"), "runs/none"),
+        (("pygpt.sample", "--prompts", "none.txt"), "none.txt can't be read"),
+        (("pygpt.sample", "--temperature", "-1"), "temperature must be"),
         (("pygpt.export", "runs/none", "--to", "x"), "runs/none"),
         (("pygpt.report", "none.log"), "none.log"),
     ],
