@@ -119,3 +119,57 @@ def attention_backward_rows(
     threads: int,
     level: str,
 ) -> None: ...
+
+class Matrix:
+    """Weights (rows, columns) at an address; `scales` of int8's rows, 0 for other types."""
+
+    def __init__(self, *, data: int, scales: int, dtype: str, rows: int, columns: int) -> None: ...
+
+class Norm:
+    def __init__(self, *, weight: int, bias: int) -> None: ...
+
+class Layer:
+    def __init__(
+        self,
+        *,
+        ln_1: Norm,
+        c_attn: Matrix,
+        c_attn_bias: int,
+        attn_proj: Matrix,
+        attn_proj_bias: int,
+        ln_2: Norm,
+        c_fc: Matrix,
+        c_fc_bias: int,
+        mlp_proj: Matrix,
+        mlp_proj_bias: int,
+    ) -> None: ...
+
+key_block: int
+
+class DecodeStep:
+    """A step of decoding, over memory that the caller keeps; see csrc/ops/decode_step.hpp."""
+
+    def __init__(
+        self,
+        *,
+        layers: Sequence[Layer],
+        ln_f: Norm,
+        tokens: Matrix,
+        positions: int,
+        n_head: int,
+        block_size: int,
+        keys: int,
+        values: int,
+        bfloat16_cache: bool,
+        rows: int,
+        level: str,
+    ) -> None: ...
+    def run(
+        self,
+        *,
+        ids: Sequence[int],
+        rows: Sequence[int],
+        positions: Sequence[int],
+        logits: int,
+        threads: int,
+    ) -> None: ...

@@ -5,8 +5,13 @@
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <memory>
+#include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "../ops/decode_step.hpp"
 #include "../ops/ops.hpp"
 
 namespace py = pybind11;
@@ -17,6 +22,71 @@ namespace {
 template <typename T>
 T* pointer(std::uintptr_t address) {
     return reinterpret_cast<T*>(address);
+}
+
+WeightType weight_type(const std::string& name) {
+    if (name == "float32") return WeightType::float32;
+    if (name == "bfloat16") return WeightType::bfloat16;
+    if (name == "int8") return WeightType::int8;
+    throw std::invalid_argument("weights of type " + name);
+}
+
+void bind_decode_step(py::module_& m) {
+    py::class_<Matrix>(m, "Matrix")
+        .def(py::init([](std::uintptr_t data, std::uintptr_t scales, const std::string& dtype,
+                         std::int64_t rows, std::int64_t columns) {
+                 return Matrix{pointer<const void>(data), pointer<const float>(scales),
+                               weight_type(dtype), rows, columns};
+             }),
+             py::kw_only(), py::arg("data"), py::arg("scales"), py::arg("dtype"), py::arg("rows"),
+             py::arg("columns"));
+
+    py::class_<Norm>(m, "Norm").def(
+        py::init([](std::uintptr_t weight, std::uintptr_t bias) {
+            return Norm{pointer<const float>(weight), pointer<const float>(bias)};
+        }),
+        py::kw_only(), py::arg("weight"), py::arg("bias"));
+
+    py::class_<Layer>(m, "Layer")
+        .def(py::init([](Norm ln_1, Matrix c_attn, std::uintptr_t c_attn_bias, Matrix attn_proj,
+                         std::uintptr_t attn_proj_bias, Norm ln_2, Matrix c_fc,
+                         std::uintptr_t c_fc_bias, Matrix mlp_proj, std::uintptr_t mlp_proj_bias) {
+                 return Layer{ln_1,      c_attn,    pointer<const float>(c_attn_bias),
+                              attn_proj, pointer<const float>(attn_proj_bias),
+                              ln_2,      c_fc,      pointer<const float>(c_fc_bias),
+                              mlp_proj,  pointer<const float>(mlp_proj_bias)};
+             }),
+             py::kw_only(), py::arg("ln_1"), py::arg("c_attn"), py::arg("c_attn_bias"),
+             py::arg("attn_proj"), py::arg("attn_proj_bias"), py::arg("ln_2"), py::arg("c_fc"),
+             py::arg("c_fc_bias"), py::arg("mlp_proj"), py::arg("mlp_proj_bias"));
+
+    py::class_<DecodeStep>(m, "DecodeStep")
+        .def(py::init([](std::vector<Layer> layers, Norm ln_f, Matrix tokens,
+                         std::uintptr_t positions, std::int64_t n_head, std::int64_t block_size,
+                         std::uintptr_t keys, std::uintptr_t values, bool bfloat16_cache,
+                         std::int64_t rows, const std::string& level) {
+                 return std::make_unique<DecodeStep>(
+                     Model{std::move(layers), ln_f, tokens, pointer<const float>(positions), n_head,
+                           block_size},
+                     Cache{pointer<void>(keys), pointer<void>(values), bfloat16_cache, rows},
+                     parse_level(level));
+             }),
+             py::kw_only(), py::arg("layers"), py::arg("ln_f"), py::arg("tokens"),
+             py::arg("positions"), py::arg("n_head"), py::arg("block_size"), py::arg("keys"),
+             py::arg("values"), py::arg("bfloat16_cache"), py::arg("rows"), py::arg("level"))
+        .def(
+            "run",
+            [](DecodeStep& step, const std::vector<std::int64_t>& ids,
+               const std::vector<std::int64_t>& rows, const std::vector<std::int64_t>& positions,
+               std::uintptr_t logits, int threads) {
+                const py::gil_scoped_release unlocked;
+                step.run({static_cast<std::int64_t>(ids.size()), ids.data(), rows.data(),
+                          positions.data(), pointer<float>(logits)},
+                         threads);
+            },
+            py::kw_only(), py::arg("ids"), py::arg("rows"), py::arg("positions"), py::arg("logits"),
+            py::arg("threads"));
+    m.attr("key_block") = kKeyBlock;
 }
 
 }  // namespace
@@ -114,4 +184,6 @@ void bind_ops(py::module_& m) {
         py::kw_only(), py::arg("scores"), py::arg("weights"), py::arg("gradient"),
         py::arg("heads"), py::arg("positions"), py::arg("scale"), py::arg("threads"),
         py::arg("level"));
+
+    bind_decode_step(m);
 }

@@ -7,13 +7,6 @@
 namespace pygpt::cpu {
 namespace {
 
-// `x` in the lanes of the keys [begin, end), `fill` in those behind the end.
-inline Floats keep_before(std::int64_t end, std::int64_t begin, Floats x, float fill) {
-    Floats lanes{};
-    for (std::int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] = static_cast<float>(lane);
-    return lanes < static_cast<float>(end - begin) ? x : broadcast(fill);
-}
-
 // With w = softmax(scale·s) and dw its gradient: ds = scale·w·(dw - Σ w·dw), over the keys that the
 // query sees. exp(scale·(s - max)) takes the place of s on the way.
 void attention_backward_row(const AttentionTile& tile, std::int64_t row) {

@@ -31,15 +31,6 @@ bool runs_here(Level level) {
     return level == Level::generic;
 }
 
-const Kernels& kernels(Level level) {
-#if defined(__x86_64__)
-    if (level == Level::avx512) return avx512_kernels;
-    if (level == Level::avx2) return avx2_kernels;
-#endif
-    (void)level;
-    return generic_kernels;
-}
-
 // What GCC's OpenMP calls for a parallel region: function(data) on `threads` threads at once.
 using ParallelRegion = void (*)(void (*function)(void*), void* data, unsigned threads,
                                 unsigned flags);
@@ -50,20 +41,6 @@ using ParallelRegion = void (*)(void (*function)(void*), void* data, unsigned th
 ParallelRegion pytorch_pool() {
     static const auto pool = reinterpret_cast<ParallelRegion>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
     return pool;
-}
-
-// Calls work() from `threads` threads at once, this one among them.
-template <typename Work>
-void on_threads(int threads, Work& work) {
-    if (threads > 1 && pytorch_pool()) {
-        const auto call = [](void* data) { (*static_cast<Work*>(data))(); };
-        pytorch_pool()(call, &work, static_cast<unsigned>(threads), 0);
-        return;
-    }
-    std::vector<std::thread> helpers;
-    for (int i = 1; i < threads; ++i) helpers.emplace_back([&work] { work(); });
-    work();
-    for (std::thread& helper : helpers) helper.join();
 }
 
 // Calls work(begin, end) over [0, size) in pieces of `grain` from up to `threads` threads, with at
@@ -83,7 +60,8 @@ void parallel_for(std::int64_t size, std::int64_t width, std::int64_t grain, int
     };
     const std::int64_t useful =
         std::min((size + grain - 1) / grain, size * width / kElementsPerThread);
-    on_threads(static_cast<int>(std::clamp<std::int64_t>(useful, 1, threads)), take_pieces);
+    const auto call = [](void* data) { (*static_cast<decltype(take_pieces)*>(data))(); };
+    on_threads(static_cast<int>(std::clamp<std::int64_t>(useful, 1, threads)), call, &take_pieces);
 }
 
 // Calls row_kernel(tile, row) for every row of `width` elements, about `piece` elements at a time.
@@ -101,6 +79,26 @@ void for_each_row(const Tile& tile, std::int64_t rows, std::int64_t width, std::
 constexpr std::int64_t kGeluRows = 64;
 
 }  // namespace
+
+const Kernels& kernels(Level level) {
+#if defined(__x86_64__)
+    if (level == Level::avx512) return avx512_kernels;
+    if (level == Level::avx2) return avx2_kernels;
+#endif
+    (void)level;
+    return generic_kernels;
+}
+
+void on_threads(int threads, void (*function)(void*), void* data) {
+    if (threads > 1 && pytorch_pool()) {
+        pytorch_pool()(function, data, static_cast<unsigned>(threads), 0);
+        return;
+    }
+    std::vector<std::thread> helpers;
+    for (int i = 1; i < threads; ++i) helpers.emplace_back(function, data);
+    function(data);
+    for (std::thread& helper : helpers) helper.join();
+}
 
 std::vector<std::string> supported_levels() {
     std::vector<std::string> names;

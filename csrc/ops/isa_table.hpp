@@ -4,8 +4,10 @@
 #include "accumulate.hpp"
 #include "attention.hpp"
 #include "cross_entropy.hpp"
+#include "decode.hpp"
 #include "dispatch.hpp"
 #include "gelu.hpp"
+#include "linear.hpp"
 
 namespace pygpt::cpu {
 namespace {
@@ -13,7 +15,9 @@ namespace {
 Kernels level_kernels() {
     return {cross_entropy_row, accumulate_range, gelu_rows,
             gelu_backward_rows, partial_size, sum_partials,
-            attention_backward_row};
+            attention_backward_row, linear_rows, arrange,
+            arranged_size, embed, layer_norm_row,
+            attend_head};
 }
 
 }  // namespace

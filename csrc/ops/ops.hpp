@@ -5,6 +5,8 @@
 //   gelu, gelu_backward  GELU of x + bias in its tanh form, and its gradients, the bias's included
 //   attention_backward_rows  causal softmax and its gradient, between attention's matrix products
 //
+// A whole step of decoding is in decode_step.hpp.
+//
 // The arithmetic is written once, one op a file, and compiled once for each level below (isa_*.cpp);
 // dispatch.cpp chooses the level at run time, so that a wheel built on one CPU runs on another.
 //

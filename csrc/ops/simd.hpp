@@ -23,6 +23,7 @@ constexpr std::int64_t kLanes = PYGPT_LANES;
 typedef float Floats __attribute__((vector_size(kLanes * 4)));
 typedef std::uint32_t Words __attribute__((vector_size(kLanes * 4)));
 typedef std::uint16_t Halves __attribute__((vector_size(kLanes * 2)));
+typedef std::int8_t Bytes __attribute__((vector_size(kLanes)));
 
 // bf16 is the upper half of an fp32 number.
 using BFloat16 = std::uint16_t;
@@ -102,6 +103,13 @@ inline void store_partial(T* to, Pair from, std::int64_t count) {
     memcpy(to, elements, count * sizeof(T));
 }
 
+// `x` in the lanes of the keys [begin, end), `fill` in those behind the end.
+inline Floats keep_before(std::int64_t end, std::int64_t begin, Floats x, float fill) {
+    Floats lanes{};
+    for (std::int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] = static_cast<float>(lane);
+    return lanes < static_cast<float>(end - begin) ? x : broadcast(fill);
+}
+
 // A lane that holds NaN is passed over, here and in max_lane: exp() carries it into the sums.
 inline Floats max(Floats a, Floats b) { return a > b ? a : b; }
 
@@ -115,6 +123,16 @@ inline double sum_lanes(Floats a) {
     double total = 0;
     for (std::int64_t lane = 0; lane < kLanes; ++lane) total += a[lane];
     return total;
+}
+
+// In fp32, by halves: (a₀ + a₈) + …, an order that the compiler may not change.
+inline float sum_by_halves(Floats a) {
+    float lanes[kLanes];
+    store(lanes, a);
+    for (std::int64_t half = kLanes / 2; half > 0; half /= 2) {
+        for (std::int64_t lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+    }
+    return lanes[0];
 }
 
 // e^x for x ≤ 0, within 2 units in the last place; 0 below -87.7, where fp32 is subnormal.
@@ -147,6 +165,13 @@ inline float to_float(BFloat16 value) {
     float number;
     memcpy(&number, &bits, sizeof number);
     return number;
+}
+
+inline void store_element(float* to, float from) { *to = from; }
+inline void store_element(BFloat16* to, float from) {
+    std::uint32_t bits;
+    memcpy(&bits, &from, sizeof bits);
+    *to = static_cast<BFloat16>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
 // The number, or the plain NaN that store_pair takes.
