@@ -22,7 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pygpt.inference.decoders import Decoder, EagerDecoder
+from pygpt.inference.decoders import Decoder, Dtype, Quantize, make_decoder
 from pygpt.inference.sampling import Sampling
 from pygpt.inference.stream import TextStream
 from pygpt.model import GPT
@@ -77,17 +77,28 @@ class Engine:
         tokenizer: the model's; ids that it does not know are never chosen, unless a request stops
             at them.
         max_batch: rows, each with a cache for block_size positions.
+        dtype: "float32" or "bfloat16" weights; "auto" is autocast's where it is on, and the
+            model's otherwise.
+        quantize: "int8" rounds the weights to int8 with a scale for each row, on a CPU.
 
     Raises:
-        InputError: max_batch below 1.
+        InputError: max_batch below 1, or a dtype or quantize that can't run here.
     """
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer, *, max_batch: int = 8) -> None:
+    def __init__(
+        self,
+        model: GPT,
+        tokenizer: Tokenizer,
+        *,
+        max_batch: int = 8,
+        dtype: Dtype = "auto",
+        quantize: Quantize | None = None,
+    ) -> None:
         if max_batch < 1:
             raise InputError(f"max_batch must be at least 1, got {max_batch}")
         self._config = model.config
         self._tokenizer = tokenizer
-        self._decoder: Decoder = EagerDecoder(model, max_batch)
+        self._decoder: Decoder = make_decoder(model, max_batch, dtype=dtype, quantize=quantize)
         self._free = list(range(max_batch))
         self._waiting: collections.deque[_Text] = collections.deque()
         self._running: dict[int, _Text] = {}  # by row

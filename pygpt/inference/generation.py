@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 
+from pygpt.inference.decoders import Dtype, Quantize
 from pygpt.inference.engine import Engine, FinishReason, Piece, Request
 from pygpt.inference.sampling import Sampling
 from pygpt.model import GPT
@@ -38,6 +39,8 @@ def generate(
     seed: int | Sequence[int] = 1337,
     logprobs: bool = False,
     max_batch: int = 8,
+    dtype: Dtype = "auto",
+    quantize: Quantize | None = None,
     on_piece: Callable[[int, Piece], None] | None = None,
 ) -> list[Completion]:
     """Continue prompts of any lengths, up to `max_batch` at once, each up to end-of-text.
@@ -56,6 +59,8 @@ def generate(
         seed: of every prompt, or one for each.
         logprobs: whether to return log-probabilities.
         max_batch: prompts worked on at once.
+        dtype: of the weights, "float32" or "bfloat16"; "auto" is the model's.
+        quantize: "int8" for int8 weights, on a CPU.
         on_piece: called with (index of the prompt, piece) while the texts are written.
 
     Returns:
@@ -70,7 +75,8 @@ def generate(
     if len(seeds) != len(prompts):
         raise InputError(f"{len(prompts)} prompts need as many seeds, or one; got {len(seeds)}")
     # The cache of a row has a size that counts: no more rows than prompts.
-    engine = Engine(model, tokenizer, max_batch=min(max_batch, max(1, len(prompts))))
+    rows = min(max_batch, max(1, len(prompts)))
+    engine = Engine(model, tokenizer, max_batch=rows, dtype=dtype, quantize=quantize)
     sampling = sampling or Sampling()
     index_of: dict[int, int] = {}
     for index, (prompt, each) in enumerate(zip(prompts, seeds, strict=True)):
