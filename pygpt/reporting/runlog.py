@@ -152,7 +152,9 @@ class Facts:
     warmup_steps: int | None = None
     lr_decay_steps: int | None = None
     schedule: str | None = None
-    """"cosine", "linear" or "constant"."""
+    """"cosine", "linear", "wsd" (linear after a stable phase) or "constant"."""
+    decay_from: int | None = None
+    """Step at which wsd starts to decay."""
     n_params: int | None = None
     """As the log says it; a shape gives it exactly."""
     card: str | None = None

@@ -47,19 +47,24 @@ class Schedule:
 def configured(facts: Facts, steps: int) -> Floats | None:
     """Rates of steps 0 to `steps` by the configuration; None where it is not known.
 
-    nanoGPT's schedule: linear warm-up, cosine (or linear) to min_lr at lr_decay_steps.
+    Linear warm-up, then down to min_lr at lr_decay_steps: along a cosine as in nanoGPT, linearly,
+    or linearly from decay_from on. None too where that step is not known.
     """
     if facts.learning_rate is None or facts.schedule is None:
+        return None
+    if facts.schedule == "wsd" and facts.decay_from is None:
         return None
     step = np.arange(steps + 1, dtype=np.float64)
     warmup = facts.warmup_steps or 0
     peak, end = facts.learning_rate, facts.min_lr or 0.0
     length = facts.lr_decay_steps or facts.max_steps or steps
     rising = peak * (step + 1) / (warmup + 1)
-    part = np.clip((step - warmup) / max(1, length - warmup), 0, 1)
+    start = max(warmup, facts.decay_from or 0)
+    part = np.clip((step - start) / max(1, length - start), 0, 1)
     fall = {
         "cosine": 0.5 * (1 + np.cos(math.pi * part)),
         "linear": 1 - part,
+        "wsd": 1 - part,
         "constant": np.ones_like(part),
     }[facts.schedule]
     return np.where(step < warmup, rising, end + (peak - end) * fall)

@@ -11,6 +11,7 @@ from pygpt.config import TrainConfig, padded_vocab_size, toml_file
 from pygpt.data.manifest import DatasetInfo
 from pygpt.reporting.readers.lines import read_lines
 from pygpt.reporting.runlog import LogBuilder
+from pygpt.training.schedule import decay_start
 from pygpt.utils.errors import InputError
 
 NAME = "pygpt run"
@@ -29,6 +30,7 @@ _FACTS = [
     "min_lr",
     "warmup_steps",
     "lr_decay_steps",
+    "schedule",
     "preset",
 ]
 _COLUMNS = ("lr", "grad_norm", "tokens_per_second", "mfu", "tokens", "seconds")
@@ -49,7 +51,8 @@ def read(path: Path, log: LogBuilder) -> None:
     for name in _FACTS:
         value = getattr(config, name)
         log.fact(name, None if value == "auto" else value, "config.toml")
-    log.fact("schedule", "cosine", "config.toml")
+    if config.schedule == "wsd":
+        log.fact("decay_from", decay_start(config), "config.toml")
     _read_data(path, config, log)
     environment = _json(path / "run.json")
     if isinstance(environment, list) and environment:
