@@ -1,4 +1,4 @@
-"""From ids to text while it is written: whole characters, and up to a stop string."""
+"""Text from ids as they are generated: whole characters, cut at the first stop string."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from pygpt.tokenizers.base import StreamDecoder, Tokenizer
 
 
 class TextStream:
-    """Decodes id by id and looks for stop strings, which may begin and end inside of ids.
+    """Decodes id by id and looks for stop strings, which may begin and end inside tokens.
 
-    Text that may be the start of a stop string is held back until the next ids decide. No text is
-    given out that ends in a part of a UTF-8 character.
+    Text that may be the start of a stop string is held back until later ids decide. A UTF-8
+    character is returned with its last byte.
 
     Args:
-        tokenizer: decodes.
-        stop: strings, not empty, of which the first to appear ends the text; it is not part of it.
+        tokenizer: decodes the ids.
+        stop: non-empty strings. The one whose last character comes first ends the text, the longest
+            if there are several; it is not part of the text. The result does not depend on how the
+            text is cut into tokens.
 
     Attributes:
-        stopped: whether a stop string has appeared.
+        stopped: whether a stop string was found.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
@@ -28,7 +30,7 @@ class TextStream:
         self.stopped = False
 
     def push(self, index: int) -> str:
-        """The text that this id decides, which may be empty.
+        """Add an id; returns the text that is now certain, which may be empty.
 
         Raises:
             ValueError: the id is outside the tokenizer's vocabulary.
@@ -36,7 +38,7 @@ class TextStream:
         return self._release(self._decoder.push(index))
 
     def flush(self) -> str:
-        """What was held back, at the end; a character that was never completed is U+FFFD."""
+        """End the text; returns what was held back. An incomplete character becomes U+FFFD."""
         text = self._release(self._decoder.flush()) + self._held
         self._held = ""
         return text
@@ -45,16 +47,19 @@ class TextStream:
         if self.stopped:
             return ""
         text = self._held + new
-        found = [place for place in map(text.find, self._stop) if place >= 0]
+        found = [
+            (text.find(stop) + len(stop), text.find(stop)) for stop in self._stop if stop in text
+        ]
         if found:
             self.stopped, self._held = True, ""
-            return text[: min(found)]
+            _, start = min(found)
+            return text[:start]
         held = max((_overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Characters at the end of `text` that are the start of `stop`."""
+    """Length of the longest end of `text` that is a proper prefix of `stop`."""
     longest = min(len(text), len(stop) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

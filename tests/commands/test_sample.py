@@ -144,7 +144,7 @@ def test_mean_logprob_is_the_models(
     found = json.loads(capsys.readouterr().out)
     ids, logprobs = list(b"a"), []
     while len(logprobs) < 5 and INFO.end_of_text not in ids:
-        logits = model(torch.tensor([ids]))[0][0, -1]
+        logits = model(torch.tensor([ids]))[0][0, -1].detach()
         ids.append(int(logits[: INFO.n_vocab].argmax()))
         logprobs.append(float(logits.log_softmax(-1)[ids[-1]]))
     assert found["tokens"] == len(logprobs)

@@ -1,8 +1,12 @@
-"""Text while it is written: whole characters, and nothing of a stop string."""
+"""Streamed text: whole characters, and nothing of a stop string."""
 
-import random
+import itertools
 
+import numpy as np
+import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pygpt.inference.stream import TextStream
 from pygpt.tokenizers.base import Tokenizer, get_tokenizer
@@ -46,22 +50,40 @@ def test_a_stop_string_can_be_half_of_a_character_that_never_ends(tokenizer: Tok
     assert stream.stopped
 
 
-@pytest.mark.parametrize("alphabet", ["ab", "aé√🙂"])
-def test_the_first_stop_string_ends_the_text(
-    alphabet: str, tokenizer: Tokenizer, seed: int
+class Pieces(Tokenizer):
+    """A vocabulary of any pieces of bytes."""
+
+    def encode_array(self, text: str) -> npt.NDArray[np.unsignedinteger]:
+        raise NotImplementedError
+
+
+def up_to_stop(text: str, stop: list[str]) -> tuple[str, bool]:
+    """The text before the stop string that is complete first, and whether there is one."""
+    for end in range(len(text) + 1):
+        starts = [end - len(each) for each in stop if text[:end].endswith(each)]
+        if starts:
+            return text[: min(starts)], True
+    return text, False
+
+
+CHARACTERS = "ab\né√🙂\u0301\ufffd"
+
+
+@given(
+    encoded=st.one_of(
+        st.text(CHARACTERS, max_size=30).map(str.encode),
+        st.binary(max_size=30),  # what a model writes need not be UTF-8
+        st.text("aé", max_size=20).map(lambda text: text.encode()[:-1]),
+    ),
+    stop=st.lists(st.text(CHARACTERS, min_size=1, max_size=4), max_size=3),
+    cuts=st.sets(st.integers(0, 60)),
+)
+@settings(max_examples=500, deadline=None)
+def test_a_stop_string_is_found_however_the_tokens_fall(
+    encoded: bytes, stop: list[str], cuts: set[int]
 ) -> None:
-    drawn = random.Random(seed)
-    for _ in range(300):
-        text, *stop = (
-            "".join(drawn.choices(alphabet, k=drawn.randint(1, n))) for n in (30, 4, 3, 3)
-        )
-        stream = TextStream(tokenizer, stop)
-        out = pushed(stream, text.encode())
-        expected, ended = text, False
-        for end in range(len(text) + 1):  # the stop that is complete first
-            starts = [end - len(each) for each in stop if text[:end].endswith(each)]
-            if starts:
-                expected, ended = text[: min(starts)], True
-                break
-        assert "".join(out) + stream.flush() == expected, (text, stop)
-        assert stream.stopped == ended
+    edges = [0, *sorted(cut for cut in cuts if cut < len(encoded)), len(encoded)]
+    pieces = [encoded[start:end] for start, end in itertools.pairwise(edges)]
+    stream = TextStream(Pieces("pieces", pieces), stop)
+    text = "".join(map(stream.push, range(len(pieces)))) + stream.flush()
+    assert (text, stream.stopped) == up_to_stop(encoded.decode(errors="replace"), stop)
