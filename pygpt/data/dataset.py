@@ -25,11 +25,14 @@ from pygpt import _C
 from pygpt.data.corpora import CORPUS_NAMES
 from pygpt.data.loss_mask import open_mask
 from pygpt.data.manifest import FILE_NAME, DatasetInfo, ShardInfo
-from pygpt.data.verify import ShardScan, first_id_from, scan_shards
+from pygpt.data.verify import ShardScan, first_id_from, scan_shards, unscanned_bytes
 from pygpt.tokenizers.info import TokenizerInfo
 from pygpt.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+# A scan was measured at 0.75 GB/s: a second and a half.
+SCANNED_BYTES = 1 << 30
 
 # Ids of a shard without a header that are read to tell uint16 from uint32, and how many are enough.
 _SAMPLE_IDS, _ENOUGH_IDS = 4096, 64
@@ -52,7 +55,9 @@ class TokenDataset:
     (``fineweb_train_000001.bin``), and the ids are taken as GPT-2's; a warning says so.
 
     The first opening reads every shard once, for the largest id and the checksum; the result is
-    remembered (see `pygpt.data.verify`). A shard must not be cut shorter while it is open: that
+    remembered (see `pygpt.data.verify`). More than SCANNED_BYTES with a dataset.json are not read:
+    headers and sizes are checked, the checksum is the one recorded, and ids are checked when they
+    are used; ``python -m pygpt.prepare verify DIR`` reads all. A shard must not be cut shorter while it is open: that
     ends the process, as with any mapped file.
 
     Args:
@@ -69,7 +74,7 @@ class TokenDataset:
         checksum: of all ids of the split: SHA-256 over its shards' SHA-256.
         n_bytes: UTF-8 bytes of the text they came from, or None where no dataset.json says so.
         shards: the compiled core's view, for `BatchSampler`.
-        scans: checksum and largest id of each shard.
+        scans: checksum and largest id of each shard; empty if they were not read.
         loss_mask: (n_tokens,) 1 for the ids that are targets, of a split of dialogues; else None.
 
     Raises:
@@ -89,13 +94,12 @@ class TokenDataset:
         check_directory(self.path)
         self.n_bytes: int | None = None
         self.loss_mask: NDArray[np.uint8] | None = None
-        self._mask_scans: list[ShardScan] = []
+        self.scans: list[ShardScan] = []
         if (self.path / FILE_NAME).exists():
             self._open_described(DatasetInfo.read(self.path), tokenizer)
         else:
             self._open_bare(tokenizer)
         self.n_tokens = self.shards.n_tokens
-        self.checksum = _checksum([*self.scans, *self._mask_scans])
 
     def __len__(self) -> int:
         """Ids in the split."""
@@ -107,7 +111,23 @@ class TokenDataset:
         Raises:
             IndexError: the window is not within [0, n_tokens).
         """
-        return self.shards.read(start, length)
+        ids = self.shards.read(start, length)
+        self.check_ids(ids)
+        return ids
+
+    def check_ids(self, ids: NDArray[np.int64]) -> None:
+        """Refuse ids of a split that was not read through at its opening.
+
+        Raises:
+            InputError: an id beyond the vocabulary.
+        """
+        if self.scans or not ids.size or ids.max() < self.tokenizer.n_vocab:
+            return
+        raise InputError(
+            f"{self.path} has id {ids.max()} in {self.split} and tokenizer {self.tokenizer.name!r} "
+            f"has ids 0 to {self.tokenizer.n_vocab - 1}; a shard is damaged: `python -m "
+            f"pygpt.prepare verify {self.path}` says which; prepare the dataset again"
+        )
 
     def _open_described(self, info: DatasetInfo, tokenizer: str | None) -> None:
         if tokenizer not in (None, info.tokenizer.name):
@@ -129,16 +149,27 @@ class TokenDataset:
         self.shards = _C.TokenShards([str(path) for path in paths], info.dtype)
         for file, shard in zip(self.shards.files, split.shards, strict=True):
             _check_agrees(file, shard, info.dtype)
-        self.scans = self._scan()
+        mask_scans: list[ShardScan] = []
+        unread = unscanned_bytes(self.shards.files)
+        if unread > SCANNED_BYTES:
+            logger.info(
+                "%s: %.1f GB of %s are not read through; ids are checked when they are used. "
+                "python -m pygpt.prepare verify %s reads all",
+                *(self.path, unread / 1e9, self.split, self.path),
+            )
+        else:
+            self.scans = self._scan()
         if split.loss_mask is not None:
-            self.loss_mask, self._mask_scans = open_mask(self.path, split.loss_mask)
+            self.loss_mask, mask_scans = open_mask(self.path, split.loss_mask)
             if len(self.loss_mask) != self.shards.n_tokens:
                 raise InputError(
                     f"{self.path} has {len(self.loss_mask)} entries in the loss mask of "
                     f"{self.split} and {self.shards.n_tokens} ids; prepare it again"
                 )
-        described = [*split.shards, *(split.loss_mask or ())]
-        for scan, shard in zip([*self.scans, *self._mask_scans], described, strict=True):
+        masks = split.loss_mask or ()
+        self.checksum = _checksum([shard.sha256 for shard in (*split.shards, *masks)])
+        described = [*(split.shards if self.scans else ()), *masks]
+        for scan, shard in zip([*self.scans, *mask_scans], described, strict=True):
             if scan.sha256 != shard.sha256:
                 raise InputError(
                     f"{scan.path} has the SHA-256 {scan.sha256} and {FILE_NAME} says "
@@ -158,6 +189,7 @@ class TokenDataset:
                 )
         self._refuse_uint32()
         self.scans = self._scan()
+        self.checksum = _checksum([scan.sha256 for scan in self.scans])
         if tokenizer is None:
             self._warn_gpt2([path.name for path in paths])
 
@@ -226,8 +258,8 @@ class TokenDataset:
         return scans
 
 
-def _checksum(scans: Sequence[ShardScan]) -> str:
-    return hashlib.sha256(" ".join(scan.sha256 for scan in scans).encode()).hexdigest()
+def _checksum(sha256: Sequence[str]) -> str:
+    return hashlib.sha256(" ".join(sha256).encode()).hexdigest()
 
 
 def _check_agrees(file: _C.TokenFile, shard: ShardInfo, dtype: str) -> None:

@@ -72,6 +72,7 @@ class BatchSampler:
             self._core = _C.BatchSampler(dataset.shards, batch_size, block_size, **options)
         else:
             self._core = RowSampler(rows_of(dataset, block_size), batch_size, **options)
+        self._dataset = dataset
         self._batch_size = batch_size
         self._shape = (batch_size // world_size, block_size)
         self._read_ahead = read_ahead
@@ -96,7 +97,8 @@ class BatchSampler:
             `out` when it was given.
 
         Raises:
-            InputError: a negative step.
+            InputError: a negative step, or an id beyond the vocabulary in a split that was too
+                large to be read at its opening.
             ValueError: `out` does not fit.
         """
         if out is None:
@@ -105,7 +107,10 @@ class BatchSampler:
                 torch.empty(self._shape, dtype=torch.int64),
             )
         x, y = out
-        self._core.fill(step, _as_array("x", x), _as_array("y", y), self._read_ahead)
+        inputs, targets = _as_array("x", x), _as_array("y", y)
+        self._core.fill(step, inputs, targets, self._read_ahead)
+        self._dataset.check_ids(inputs)
+        self._dataset.check_ids(targets)
         return x, y
 
     def targets_per_row(self, step: int) -> NDArray[np.int64]:

@@ -59,6 +59,11 @@ class ShardScan:
     largest_id: int
 
 
+def unscanned_bytes(files: Sequence[Shard]) -> int:
+    """Bytes that `scan_shards` would read."""
+    return sum(os.path.getsize(file.path) for file in files if _remembered(file) is None)
+
+
 def scan_shards(files: Sequence[Shard]) -> list[ShardScan]:
     """Scan every file that has no remembered scan, with a progress bar on stderr if it takes long.
 
