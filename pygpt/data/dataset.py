@@ -57,8 +57,8 @@ class TokenDataset:
     The first opening reads every shard once, for the largest id and the checksum; the result is
     remembered (see `pygpt.data.verify`). More than SCANNED_BYTES with a dataset.json are not read:
     headers and sizes are checked, the checksum is the one recorded, and ids are checked when they
-    are used; ``python -m pygpt.prepare verify DIR`` reads all. A shard must not be cut shorter while it is open: that
-    ends the process, as with any mapped file.
+    are used; ``python -m pygpt.prepare verify DIR`` reads all. A shard must not be cut shorter
+    while it is open: that ends the process, as with any mapped file.
 
     Args:
         path: the dataset directory.

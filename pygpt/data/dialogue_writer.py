@@ -26,7 +26,7 @@ from pygpt.data.corpora.parts import Unreadable
 from pygpt.data.encoding import dtype_of
 from pygpt.data.inspection import report
 from pygpt.data.manifest import DatasetInfo, SplitInfo
-from pygpt.data.shards import ShardWriter, SplitState
+from pygpt.data.shards import Flusher, ShardWriter, SplitState
 from pygpt.tokenizers.base import chat_tokenizer, get_tokenizer
 from pygpt.tokenizers.chat import ChatTokenizer, Conversation, Message
 from pygpt.utils.errors import InputError, check_seed
@@ -107,9 +107,10 @@ class _Writing:
     def run(self, directory: Path) -> DatasetInfo:
         dtype = dtype_of(self._tokenizer)
         with contextlib.ExitStack() as stack:
+            flusher = stack.enter_context(Flusher())
 
             def writer(name: str, dtype: np.dtype[np.unsignedinteger]) -> ShardWriter:
-                opened = ShardWriter(directory, name, dtype, None, SplitState())
+                opened = ShardWriter(directory, name, dtype, None, SplitState(), flusher)
                 return stack.enter_context(opened)
 
             ids = {name: writer(name, dtype) for name in SPLITS}
