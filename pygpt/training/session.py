@@ -28,8 +28,9 @@ from pygpt.planning.resolve import Machine, ResolvedConfig, resolve
 from pygpt.runs import checkpoint
 from pygpt.runs.run import Run
 from pygpt.runs.starting import copy_weights
-from pygpt.tokenizers.base import load_tokenizer
+from pygpt.tokenizers.base import Tokenizer, load_tokenizer
 from pygpt.tokenizers.bytes import ByteTokenizer
+from pygpt.tokenizers.info import TokenizerInfo
 from pygpt.training.display import Display, Output, describe
 from pygpt.training.flags import resume_command
 from pygpt.training.launch import Launch
@@ -277,6 +278,11 @@ def _check_sizes(config: TrainConfig, train_split: Split, val_split: Split) -> N
             f"batch_tokens={config.batch_tokens} is more than the {len(train_split)} tokens of the "
             "train split; give a smaller --batch-tokens or more text"
         )
+    if config.block_warmup_steps and train_split.tokenizer.chat:
+        raise InputError(
+            f"block_warmup_steps={config.block_warmup_steps} cuts windows of text; rows of "
+            "dialogues are not cut: leave it out"
+        )
     for split in (train_split, val_split):
         for dataset, _ in parts_of(split):
             windows_of(dataset, config.block_size, None, config.eval_tokens)
@@ -308,9 +314,21 @@ def _conclude(
     tokens = trainer.step * config.batch_tokens
     say(console, f"\n{tokens:,} tokens; this start took {seconds:.0f} s")
     say(console, f"validation: {trainer.evaluation}")
-    say(console, "\nWhat it writes:\n")
     model = trainer.finish()
-    tokenizer = load_tokenizer(val_split.tokenizer)
+    if not val_split.tokenizer.chat:
+        _write_sample(console, model, load_tokenizer(val_split.tokenizer), config)
+    say(
+        console,
+        f"\nConfiguration, metrics and checkpoints are in {run.path}. Next:\n"
+        + "\n".join(
+            f"  {command:<60} # {purpose}"
+            for command, purpose in next_steps(run, config, val_split.tokenizer)
+        ),
+    )
+
+
+def _write_sample(console: Console, model: GPT, tokenizer: Tokenizer, config: TrainConfig) -> None:
+    say(console, "\nWhat it writes:\n")
     console.file.write(config.prompt)
 
     def write(_: int, piece: Piece) -> None:
@@ -318,21 +336,24 @@ def _conclude(
         console.file.flush()
 
     generate(model, tokenizer, config.prompt, SAMPLE_TOKENS, seed=config.seed, on_piece=write)
-    say(
-        console,
-        f"\n\nConfiguration, metrics and checkpoints are in {run.path}. Next:\n"
-        + "\n".join(f"  {command:<60} # {purpose}" for command, purpose in next_steps(run, config)),
-    )
+    console.file.write("\n")
 
 
-def next_steps(run: Run, config: TrainConfig) -> list[tuple[str, str]]:
+def next_steps(run: Run, config: TrainConfig, tokenizer: TokenizerInfo) -> list[tuple[str, str]]:
     """Commands that make sense after a run, each with what it is for."""
     prompt = ("--prompt", config.prompt) if config.prompt else ()
     stride = max(1, config.block_size // 4)
-    return [
-        (cli.command("report", run.path), "is it healthy, and what would more steps give?"),
+    of_text = [
         (cli.command("sample", run.path, *prompt, "--num-samples", 3), "what it writes"),
         (cli.command("eval", run.path, "--stride", stride), "its loss with more context"),
+    ]
+    of_dialogues = [
+        (cli.command("chat", run.path), "talk to it"),
+        (cli.command("eval", run.path), "its loss on the held-out replies"),
+    ]
+    return [
+        (cli.command("report", run.path), "is it healthy, and what would more steps give?"),
+        *(of_dialogues if tokenizer.chat else of_text),
         (cli.command("export", run.path, "--to", f"{run.path}-hf"), "for other programs"),
         (f"{resume_command(run)} --max-steps {2 * config.max_steps}", "train on"),
     ]
