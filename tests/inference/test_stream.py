@@ -66,22 +66,22 @@ def up_to_stop(text: str, stop: list[str]) -> tuple[str, bool]:
     return text, False
 
 
-CHARACTERS = "ab\né√🙂\u0301\ufffd"
+@st.composite
+def texts_and_stops(draw: st.DrawFn) -> tuple[bytes, list[str]]:
+    """Bytes, also such as are not UTF-8, and stop strings of which many overlap in the text."""
+    alphabet = draw(st.sampled_from(["ab", "aé", "ab\né√🙂\u0301\ufffd"]))
+    text = draw(st.text(alphabet, max_size=30)).encode()
+    cut = draw(st.integers(0, 3))  # inside of the last character, perhaps
+    encoded = draw(st.sampled_from([text, text[: len(text) - cut], draw(st.binary(max_size=30))]))
+    return encoded, draw(st.lists(st.text(alphabet, min_size=1, max_size=4), max_size=4))
 
 
-@given(
-    encoded=st.one_of(
-        st.text(CHARACTERS, max_size=30).map(str.encode),
-        st.binary(max_size=30),  # what a model writes need not be UTF-8
-        st.text("aé", max_size=20).map(lambda text: text.encode()[:-1]),
-    ),
-    stop=st.lists(st.text(CHARACTERS, min_size=1, max_size=4), max_size=3),
-    cuts=st.sets(st.integers(0, 60)),
-)
+@given(drawn=texts_and_stops(), cuts=st.sets(st.integers(1, 40)))
 @settings(max_examples=500, deadline=None)
 def test_a_stop_string_is_found_however_the_tokens_fall(
-    encoded: bytes, stop: list[str], cuts: set[int]
+    drawn: tuple[bytes, list[str]], cuts: set[int]
 ) -> None:
+    encoded, stop = drawn
     edges = [0, *sorted(cut for cut in cuts if cut < len(encoded)), len(encoded)]
     pieces = [encoded[start:end] for start, end in itertools.pairwise(edges)]
     stream = TextStream(Pieces("pieces", pieces), stop)
