@@ -6,12 +6,13 @@ import dataclasses
 import json
 import logging
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from pygpt.hub import huggingface
+from pygpt.inference.decoders import Dtype, Quantize
 from pygpt.inference.engine import Piece
 from pygpt.inference.generation import Completion, encode, generate
 from pygpt.inference.sampling import Sampling
@@ -34,12 +35,36 @@ class Settings:
     sampling: Sampling
     stop: tuple[str, ...]
     seed: int
+    dtype: Dtype
+    quantize: Quantize | None
 
     @property
     def requests(self) -> list[tuple[str, int]]:
         """Prompt and seed of every completion, in the order in which they are shown."""
         seeds = [(self.seed + i) % 2**64 for i in range(self.num_samples)]
         return [(prompt, seed) for prompt in self.prompts for seed in seeds]
+
+    def complete(
+        self,
+        model: GPT,
+        tokenizer: Tokenizer,
+        requests: Sequence[tuple[str, int]],
+        on_piece: Callable[[int, Piece], None],
+    ) -> list[Completion]:
+        """The completions of prompts, each with its seed; see `generate`."""
+        return generate(
+            model,
+            tokenizer,
+            [prompt for prompt, _ in requests],
+            self.max_new_tokens,
+            sampling=self.sampling,
+            stop=self.stop,
+            seed=[seed for _, seed in requests],
+            logprobs=True,
+            dtype=self.dtype,
+            quantize=self.quantize,
+            on_piece=on_piece,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,10 +140,7 @@ def stream(source: Source, settings: Settings) -> None:
             print("" if number == 1 else "\n", end="")
             print(f"--- {number} of {settings.num_samples}")
         print(prompt, end="", flush=True)
-        generate(
-            model, tokenizer, prompt, settings.max_new_tokens,
-            sampling=settings.sampling, stop=settings.stop, seed=seed, on_piece=write,
-        )  # fmt: skip
+        settings.complete(model, tokenizer, [(prompt, seed)], write)
         print()
 
 
@@ -130,19 +152,16 @@ def write_all(sources: Sequence[Source], settings: Settings) -> list[tuple[Writt
 
 def _write(source: Source, settings: Settings) -> list[Written]:
     model, tokenizer = source.load()
-    prompts, seeds = zip(*settings.requests, strict=True)
-    with ProgressBar(source.name, len(prompts), unit="completions") as progress:
+    requests = settings.requests
+    with ProgressBar(source.name, len(requests), unit="completions") as progress:
 
         def count(_: int, piece: Piece) -> None:
             progress.advance(piece.finish_reason is not None)
 
-        completions = generate(
-            model, tokenizer, prompts, settings.max_new_tokens, sampling=settings.sampling,
-            stop=settings.stop, seed=seeds, logprobs=True, on_piece=count,
-        )  # fmt: skip
+        completions = settings.complete(model, tokenizer, requests, count)
     return [
         Written(source.name, prompt, seed, completion)
-        for prompt, seed, completion in zip(prompts, seeds, completions, strict=True)
+        for (prompt, seed), completion in zip(requests, completions, strict=True)
     ]
 
 

@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from pygpt import GPT, GPTConfig, InputError, sample
 from pygpt.config import TrainConfig
+from pygpt.inference import decoders
 from pygpt.runs import checkpoint
 from pygpt.runs.run import Run
 from pygpt.tokenizers.base import get_tokenizer
@@ -153,6 +155,26 @@ def test_mean_logprob_is_the_models(
 
 
 @pytest.mark.usefixtures("two")
+@pytest.mark.parametrize("words", [("--dtype", "bfloat16"), ("--quantize", "int8")])
+def test_fewer_bits(
+    words: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    seen = []
+    made = decoders.make_decoder
+
+    def spy(*args: Any, **kwargs: Any) -> decoders.Decoder:
+        seen.append(made(*args, **kwargs))
+        return seen[-1]
+
+    monkeypatch.setattr("pygpt.inference.engine.make_decoder", spy)
+    run_sample(monkeypatch, "x", "--device", "cpu", "--max-new-tokens", "2", *words)
+    assert capsys.readouterr().out == "xx\n"
+    assert [decoder.description.split()[0] for decoder in seen] == [words[1]]
+
+
+@pytest.mark.usefixtures("two")
 def test_long_prompts_are_said_and_shown_whole(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -193,6 +215,7 @@ def test_what_a_tokenizer_lacks_is_refused_before_weights_are_read(
         (("--max-new-tokens", "0"), "max_new_tokens must be at least 1"),
         (("--prompt", "a", "--prompts", "p.txt"), "--prompt or --prompts, not both"),
         (("--compare", "no-such-model"), "no model 'no-such-model'"),
+        (("--quantize", "int8", "--dtype", "bfloat16"), "--quantize int8 or --dtype bfloat16"),
         (("--start=FILE:p.txt",), "--start is nanoGPT's; here it is --prompt; for FILE:PATH"),
         (("--init_from=gpt2",), "the model, without a flag: python -m pygpt.sample gpt2"),
     ],
