@@ -10,9 +10,18 @@ from pathlib import Path
 import pygpt
 
 SOURCE = Path(__file__).parent.parent
-EXTRAS = {"lm_eval", "onnx", "onnxscript", "gguf", "babel", "huggingface_hub"}
+EXTRAS = {
+    "lm_eval",
+    "onnx",
+    "onnxscript",
+    "gguf",
+    "babel",
+    "huggingface_hub",
+    "starlette",
+    "uvicorn",
+}
 """Packages that only one command needs; a module that needs one at its top may be skipped."""
-DATA = {".toml", ".pyi", ".typed", ".json", ".po", ".css", ".js", ".j2"}
+DATA = {".toml", ".pyi", ".typed", ".json", ".po", ".css", ".js", ".j2", ".html"}
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,3 +123,62 @@ def test_numbers_out_of_range() -> None:
         chat.ChatConfig(max_new_tokens=0)
     with pytest.raises(InputError, match="seed must be in"):
         chat.ChatConfig(seed=-1)
+
+
+def test_serve_starts_answers_and_ends(tmp_path: Path) -> None:
+    pytest.importorskip("uvicorn", reason="waits for the extra serve")
+    run = save_run(tmp_path / "run", writes(ord("x"))).path
+    line = [sys.executable, "-m", "pygpt.chat", str(run), "--serve", "--port"]
+    process = subprocess.Popen(
+        [*line, "0", "--max-new-tokens", "3"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    try:
+        assert process.stdout
+        url = process.stdout.readline().split()[0]
+        body = json.dumps({"model": "run", "messages": [{"role": "user", "content": "hi"}]})
+        with urllib.request.urlopen(f"{url}/v1/chat/completions", body.encode()) as answer:
+            assert json.load(answer)["choices"][0]["message"]["content"] == "xxx"
+        # a second server on the same port, with a model that would be loaded
+        second = subprocess.run(
+            [*line, url.rpartition(":")[2]],
+            capture_output=True, text=True, check=False, cwd=tmp_path,
+        )  # fmt: skip
+        assert second.returncode == 2
+        assert "is in use; take another --port" in second.stderr
+        assert len(second.stderr.splitlines()) == 1
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=60)
+        assert (process.returncode, out) == (0, "stopped\n")
+        assert "Traceback" not in errors
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_serve_on_every_address_warns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    uvicorn = pytest.importorskip("uvicorn", reason="waits for the extra serve")
+    run = save_run(tmp_path / "run", writes(ord("x"))).path
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: None)
+    for host, warns in (("127.0.0.1", False), ("0.0.0.0", True)):
+        caplog.clear()
+        words = ["chat", str(run), "--serve", "--host", host, "--port", "0"]
+        monkeypatch.setattr(sys, "argv", words)
+        chat.main()
+        assert ("everybody who reaches" in caplog.text) == warns
+
+
+def test_serve_refuses_bad_addresses_and_missing_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = save_run(tmp_path / "run", writes(ord("x"))).path
+    with pytest.raises(InputError, match="port must be from 0 to 65535, got 70000"):
+        chat.ChatConfig(port=70000)
+    monkeypatch.setattr(sys, "argv", ["chat", str(run), "--serve", "--host", "192.0.2.1"])
+    with pytest.raises(InputError, match="can't listen at 192.0.2.1, port 8000"):
+        chat.main()
+    monkeypatch.setattr(chat.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r'pip install "pygpt-trainer\[serve\]"'):
+        chat.main()
