@@ -11,6 +11,7 @@ import pygpt
 
 SOURCE = Path(__file__).parent.parent
 EXTRAS = {
+    "datatrove",
     "lm_eval",
     "onnx",
     "onnxscript",
