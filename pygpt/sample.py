@@ -81,6 +81,8 @@ class SampleConfig:
             raise InputError("give --prompt or --prompts, not both")
         if not all(self.stop):
             raise InputError("--stop is empty; give the text that ends a completion")
+        if not all(self.compare):
+            raise InputError("--compare is empty; name one or several models, such as gpt2")
         if self.quantize and self.dtype != "auto":
             raise InputError(f"give --quantize {self.quantize} or --dtype {self.dtype}, not both")
         check_seed(self.seed)

@@ -48,19 +48,21 @@ class Settings:
         self,
         model: GPT,
         tokenizer: Tokenizer,
-        requests: Sequence[tuple[str, int]],
         on_piece: Callable[[int, Piece], None],
+        *,
+        max_batch: int = 8,
     ) -> list[Completion]:
-        """The completions of prompts, each with its seed; see `generate`."""
+        """A completion for each of `requests`; see `generate`."""
         return generate(
             model,
             tokenizer,
-            [prompt for prompt, _ in requests],
+            [prompt for prompt, _ in self.requests],
             self.max_new_tokens,
             sampling=self.sampling,
             stop=self.stop,
-            seed=[seed for _, seed in requests],
+            seed=[seed for _, seed in self.requests],
             logprobs=True,
+            max_batch=max_batch,
             dtype=self.dtype,
             quantize=self.quantize,
             on_piece=on_piece,
@@ -132,16 +134,23 @@ def stream(source: Source, settings: Settings) -> None:
     """Print the completions of one prompt one after another, token by token."""
     model, tokenizer = source.load()
 
-    def write(_: int, piece: Piece) -> None:
-        print(piece.text, end="", flush=True)
+    n = settings.num_samples
 
-    for number, (prompt, seed) in enumerate(settings.requests, 1):
-        if settings.num_samples > 1:
-            print("" if number == 1 else "\n", end="")
-            print(f"--- {number} of {settings.num_samples}")
-        print(prompt, end="", flush=True)
-        settings.complete(model, tokenizer, [(prompt, seed)], write)
-        print()
+    def begin(index: int) -> None:
+        if n > 1:
+            gap = "\n" if index else ""
+            print(f"{gap}--- {index + 1} of {n}")
+        print(settings.prompts[0], end="", flush=True)
+
+    def write(index: int, piece: Piece) -> None:
+        print(piece.text, end="", flush=True)
+        if piece.finish_reason:
+            print()
+            if index + 1 < n:
+                begin(index + 1)
+
+    begin(0)
+    settings.complete(model, tokenizer, write, max_batch=1)
 
 
 def write_all(sources: Sequence[Source], settings: Settings) -> list[tuple[Written, ...]]:
@@ -158,7 +167,7 @@ def _write(source: Source, settings: Settings) -> list[Written]:
         def count(_: int, piece: Piece) -> None:
             progress.advance(piece.finish_reason is not None)
 
-        completions = settings.complete(model, tokenizer, requests, count)
+        completions = settings.complete(model, tokenizer, count)
     return [
         Written(source.name, prompt, seed, completion)
         for (prompt, seed), completion in zip(requests, completions, strict=True)

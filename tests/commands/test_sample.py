@@ -214,6 +214,7 @@ def test_what_a_tokenizer_lacks_is_refused_before_weights_are_read(
         (("--num-samples", "0"), "num_samples must be at least 1"),
         (("--max-new-tokens", "0"), "max_new_tokens must be at least 1"),
         (("--prompt", "a", "--prompts", "p.txt"), "--prompt or --prompts, not both"),
+        (("--compare",), "--compare is empty"),
         (("--compare", "no-such-model"), "no model 'no-such-model'"),
         (("--quantize", "int8", "--dtype", "bfloat16"), "--quantize int8 or --dtype bfloat16"),
         (("--start=FILE:p.txt",), "--start is nanoGPT's; here it is --prompt; for FILE:PATH"),

@@ -1,10 +1,16 @@
 """Generation: the cache changes nothing, a prompt's text does not depend on the others."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pygpt import GPT, GPTConfig, InputError, generate
+from pygpt.inference.decoders import Dtype, Quantize
 from pygpt.inference.engine import Piece
+from pygpt.inference.generation import Completion
 from pygpt.inference.sampling import Sampling
 from pygpt.tokenizers.base import Tokenizer, get_tokenizer
 
@@ -138,3 +144,31 @@ def test_bad_input_is_refused(model: GPT, tokenizer: Tokenizer) -> None:
         generate(model, tokenizer, "a", stop=["x", ""])
     with pytest.raises(InputError, match="max_batch must be at least 1"):
         generate(model, tokenizer, "a", max_batch=0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "quantize"), [("float32", None), ("bfloat16", None), ("auto", "int8")]
+)
+@given(
+    prompts=st.lists(st.text("ab é", max_size=40), min_size=1, max_size=5),
+    max_batch=st.integers(1, 5),
+    drawn=st.integers(0, 2**32),
+)
+@settings(max_examples=20, deadline=None)
+def test_natively_a_prompt_in_a_batch_gives_the_bits_of_the_prompt_alone(
+    dtype: Dtype, quantize: Quantize | None, prompts: list[str], max_batch: int, drawn: int
+) -> None:
+    torch.manual_seed(drawn)
+    model = GPT(CONFIG).eval()
+    torch.nn.init.normal_(model.wte.weight)
+    tokenizer = get_tokenizer("bytes")
+
+    def write(prompts: list[str], seeds: Sequence[int]) -> list[Completion]:
+        return generate(
+            model, tokenizer, prompts, 24, sampling=Sampling(1.0), seed=seeds, logprobs=True,
+            max_batch=max_batch, dtype=dtype, quantize=quantize,
+        )  # fmt: skip
+
+    together = write(prompts, range(drawn, drawn + len(prompts)))
+    for i, prompt in enumerate(prompts):
+        assert [together[i]] == write([prompt], [drawn + i])  # log-probabilities, too
