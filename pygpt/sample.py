@@ -48,9 +48,9 @@ class SampleConfig:
     top_p: float | None = None
     """Choose among the likeliest tokens that together have this probability only."""
     min_p: float | None = None
-    """Choose among tokens only that are at least this many times as likely as the likeliest."""
+    """Choose among tokens only whose probability is at least this fraction of the largest."""
     repetition_penalty: float = 1.0
-    """Makes tokens that the prompt or the text has less likely: above 1, such as 1.2."""
+    """Above 1, such as 1.2: tokens that are in the prompt or the text become less likely."""
     stop: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Text that ends a completion and is not part of it; several as --stop A --stop B. A newline
     is $'\\n' in bash."""
@@ -63,10 +63,9 @@ class SampleConfig:
     device: str = "auto"
     """"cpu", "cuda" …; "auto" takes a GPU if there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of the weights while it writes; "auto" is float32. On a CPU bfloat16 takes half the time
-    where memory bandwidth is the limit."""
+    """Type of the weights; "auto" is float32. bfloat16 halves what each token reads from memory."""
     quantize: Literal["int8"] | None = None
-    """Round the weights to int8, on a CPU: a quarter of float32's memory traffic."""
+    """Round the weights to int8, on a CPU: each token reads a quarter of float32's bytes."""
     impl: str = "auto"
     """Kernels: "auto", "eager", "triton", "native", or by op: "attention=eager,gelu=triton"."""
     json: bool = False

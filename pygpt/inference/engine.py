@@ -1,4 +1,4 @@
-"""Continuous batching: requests join and leave a batch between two steps.
+"""Continuous batching: requests join and leave a batch between two steps (Orca, Yu et al. 2022).
 
     engine = Engine(model, tokenizer)
     key = engine.add(Request(tokenizer.encode("The future of AI is"), max_new_tokens=50))
@@ -6,9 +6,10 @@
         for piece in engine.step():
             print(piece.text, end="", flush=True)
 
-Each request has its own random numbers. With the native decoder its logits are computed in an order
-that does not depend on the other requests, so that its text is the same alone and in any batch.
-With the eager one they agree up to rounding, and a choice between two nearly equal ids may differ.
+Each request has its own random numbers. With the native decoder (`pygpt.inference.decoders`) its
+logits do not depend on the other requests, bit for bit, so its text is the same alone and in any
+batch. With the eager one they agree up to rounding: a choice between two nearly equal ids may
+differ, and with it the rest of the text.
 """
 
 from __future__ import annotations
@@ -34,48 +35,51 @@ FinishReason = Literal["stop", "length"]
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A text to continue."""
+    """A prompt and how to continue it."""
 
     ids: Sequence[int]
-    """The prompt, not empty; the model reads the last block_size of them."""
+    """The prompt, at least one id; the model reads the last block_size of them."""
     max_new_tokens: int
     sampling: Sampling = dataclasses.field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
-    """Strings that end the text; they are not part of it."""
+    """Non-empty strings that end the text and are not part of it."""
     stop_ids: frozenset[int] = frozenset()
-    """Ids that end the text, beside end-of-text; they can be of the model's padded ids."""
+    """Ids that end the text, in addition to end-of-text; padded ids are allowed."""
     seed: int = 1337
     logprobs: bool = False
-    """Whether the pieces hold log-probabilities."""
+    """Whether to compute `Piece.logprob`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """What one step adds to one request."""
+    """One new id of one request."""
 
     key: int
-    """The request, as `Engine.add` named it."""
+    """The request: what `Engine.add` returned."""
     token: int
-    """The id that was chosen."""
+    """The chosen id."""
     text: str
-    """The text that it decides, often empty: whole characters, and nothing of a stop string."""
+    """The text that is certain with this id, often empty: whole characters, no part of a stop
+    string."""
     logprob: float | None
-    """Natural logarithm of the id's probability, at temperature 1 and with all ids allowed."""
+    """Natural logarithm of the id's probability at temperature 1, over all ids of the model; None
+    unless asked for."""
     finish_reason: FinishReason | None
-    """None while the text goes on. "stop": end-of-text, a stop string or id; "length"."""
+    """None until the last piece. "stop": end-of-text, a stop string or a stop id; "length":
+    max_new_tokens."""
 
 
 class Engine:
-    """Continues up to `max_batch` texts at once; further ones wait for a free row.
+    """Continues up to `max_batch` requests at once; further ones wait for a free row.
 
-    A model's positions are absolute, so a context that has filled block_size is read again from
-    its newer half: each further block_size/2 ids cost one pass over block_size/2 positions, and a
-    new id always sees at least the block_size/2 before it.
+    GPT-2's positions are absolute. When a row has filled block_size positions, the newer half of
+    its ids is read again from position 0: one pass over block_size/2 positions for every
+    block_size/2 ids, and each id sees at least the block_size/2 ids before it.
 
     Args:
         model: in eval mode.
-        tokenizer: the model's; ids that it does not know are never chosen, unless a request stops
-            at them.
+        tokenizer: the model's; padded ids, which it lacks, are never chosen unless they are stop
+            ids.
         max_batch: rows, each with a cache for block_size positions.
         dtype: "float32" or "bfloat16" weights; "auto" is autocast's where it is on, and the
             model's otherwise.
@@ -106,23 +110,23 @@ class Engine:
 
     @property
     def active(self) -> int:
-        """Requests that are not finished, those that wait included."""
+        """Number of unfinished requests, including those that wait."""
         return len(self._waiting) + len(self._running)
 
     @property
     def description(self) -> str:
-        """What computes, for a log."""
+        """The decoder and the types of its weights, for a log."""
         return self._decoder.description
 
     def add(self, request: Request) -> int:
-        """Queue a request; the next step begins with it if a row is free.
+        """Queue a request; the next step starts it if a row is free.
 
         Returns:
-            Its key, which the pieces hold.
+            Its key, which its pieces carry.
 
         Raises:
             InputError: an empty prompt, ids outside of the model's vocabulary, max_new_tokens
-                below 1, an empty stop string, or a seed that is not one.
+                below 1, an empty stop string, or a seed outside 0 to 2**64 - 1.
         """
         self._check(request)
         key = next(self._keys)
@@ -130,17 +134,17 @@ class Engine:
         return key
 
     def cancel(self, key: int) -> None:
-        """Forget a request; nothing happens if it is finished already."""
+        """Drop a request; does nothing if it is finished already."""
         self._waiting = collections.deque(text for text in self._waiting if text.key != key)
         for row, text in list(self._running.items()):
             if text.key == key:
                 self._leave(row)
 
     def step(self) -> list[Piece]:
-        """One id for every request that has a row: prompts are read, the others read their last id.
+        """Add one id to every request that has a row.
 
         Returns:
-            A piece for each, in the order of rows; nothing if there is no request.
+            A piece for each, in the order of rows; empty if there is no request.
         """
         while self._free and self._waiting:
             row = min(self._free)
@@ -175,7 +179,7 @@ class Engine:
     def _check(self, request: Request) -> None:
         if not request.ids:
             raise InputError(
-                "a prompt needs at least one id; start with the tokenizer's end_of_text"
+                "a prompt needs at least one id; end_of_text alone starts a new document"
             )
         for index in (*request.ids, *request.stop_ids):
             if not 0 <= index < self._config.vocab_size:
@@ -191,13 +195,13 @@ class Engine:
 
 
 class _Text:
-    """A request and what has been written for it."""
+    """A request and the text generated for it so far."""
 
     def __init__(self, key: int, request: Request, tokenizer: Tokenizer, vocab_size: int) -> None:
         self.key = key
         self.ids = list(request.ids)
         self._request = request
-        self._n_cached = 0  # positions of its row that hold its newest ids but the last
+        self._n_cached = 0  # positions filled in its row: its newest ids except the last
         self._generator = torch.Generator().manual_seed(request.seed)
         self._stream = TextStream(tokenizer, request.stop)
         self._stop_ids = {tokenizer.info.end_of_text, *request.stop_ids}
@@ -205,7 +209,7 @@ class _Text:
         self._never = torch.tensor(sorted(padding), dtype=torch.int64)
 
     def window(self, block_size: int) -> list[int]:
-        """The ids to read into an empty row; none if the row has room for the last one."""
+        """The ids to read into an emptied row; [] if the last id alone continues the row."""
         if self._n_cached == 0:
             window = self.ids[-block_size:]
         elif self._n_cached == block_size:
@@ -239,6 +243,6 @@ class _Text:
                 reason = "length"
         if reason:
             text += self._stream.flush()
-            # A character cut off by the end may complete a stop string, too.
+            # An incomplete character becomes U+FFFD, which may complete a stop string.
             reason = "stop" if self._stream.stopped else reason
         return Piece(self.key, token, text, logprob, reason)

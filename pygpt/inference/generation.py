@@ -1,4 +1,4 @@
-"""Continue prompts: a loop over `pygpt.inference.engine.Engine`."""
+"""`generate`: completions of prompts, a loop over `pygpt.inference.engine.Engine`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """What a model wrote behind a prompt."""
+    """What a model wrote after a prompt."""
 
     text: str
     ids: tuple[int, ...]
-    """The chosen ids; a stop id or end-of-text is the last of them, and is not in the text."""
+    """The chosen ids, including the one that ended the text, which `text` leaves out."""
     logprobs: tuple[float, ...] | None
     """Of each id, natural logarithms at temperature 1; None unless asked for."""
     finish_reason: FinishReason
@@ -43,7 +43,7 @@ def generate(
     quantize: Quantize | None = None,
     on_piece: Callable[[int, Piece], None] | None = None,
 ) -> list[Completion]:
-    """Continue prompts of any lengths, up to `max_batch` at once, each up to end-of-text.
+    """Continue prompts of any lengths up to end-of-text, `max_batch` at once.
 
     A prompt gives the same text alone and in a batch; `pygpt.inference.engine` says for which
     decoder that holds exactly. Of a prompt that is longer than the context the model reads the
@@ -53,15 +53,15 @@ def generate(
         model: in eval mode.
         tokenizer: the model's.
         prompts: one or several texts; an empty one starts a new document.
-        max_new_tokens: longest continuation.
-        sampling: how to choose; the default `Sampling()`.
-        stop: strings that end a text; they are not part of it.
-        seed: of every prompt, or one for each.
+        max_new_tokens: longest completion.
+        sampling: how ids are chosen; default `Sampling()`.
+        stop: strings that end a text and are not part of it.
+        seed: one for all prompts, or one for each.
         logprobs: whether to return log-probabilities.
-        max_batch: prompts worked on at once.
+        max_batch: prompts computed at once: memory against speed.
         dtype: of the weights, "float32" or "bfloat16"; "auto" is the model's.
         quantize: "int8" for int8 weights, on a CPU.
-        on_piece: called with (index of the prompt, piece) while the texts are written.
+        on_piece: called with (index of the prompt, piece) for every new id.
 
     Returns:
         A completion for each prompt.
@@ -101,7 +101,8 @@ def encode(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """The ids of a prompt; end-of-text for an empty one, which starts a new document.
 
     Raises:
-        InputError: the prompt has no UTF-8, being half of a surrogate pair.
+        InputError: the prompt has a lone surrogate, which UTF-8 can't encode, or a character that
+            the tokenizer lacks.
     """
     try:
         return tokenizer.encode(prompt) or [tokenizer.info.end_of_text]

@@ -27,17 +27,17 @@ class Sampling:
     temperature: float = 0.8
     """Divides the logits; 0 takes the likeliest id (greedy)."""
     top_k: int | None = None
-    """Only the k likeliest ids can be chosen (Fan et al. 2018)."""
+    """Keep the k likeliest ids (Fan et al. 2018)."""
     top_p: float | None = None
-    """Only the likeliest ids that together reach this probability (Holtzman et al. 2020)."""
+    """Keep the likeliest ids that together reach this probability (Holtzman et al. 2020)."""
     min_p: float | None = None
-    """Only ids at least this many times as likely as the likeliest (Nguyen et al. 2024)."""
+    """Keep ids whose probability is at least this fraction of the largest (Nguyen et al. 2024)."""
     repetition_penalty: float = 1.0
-    """Applied before the temperature: divides the positive and multiplies the negative logits of
-    ids that the prompt or the text holds (Keskar et al. 2019, section 4.1); 1 changes nothing."""
+    """Divides positive logits of ids in the prompt or the text, and multiplies negative ones,
+    before the temperature (Keskar et al. 2019, section 4.1); 1 changes nothing."""
 
     def __post_init__(self) -> None:
-        # Beyond these, fp32 logits divided by it would be infinite, or all the same.
+        # Outside this range, fp32 logits divided by it overflow or become equal.
         if self.temperature != 0 and not 1e-4 <= self.temperature <= 1e4:
             raise InputError(
                 f"temperature must be 0 (greedy) or from 0.0001 to 10000, got {self.temperature}"
@@ -60,7 +60,7 @@ class Sampling:
 
         Args:
             logits: (V,), fp32 or fp64; -inf for ids that can't be chosen.
-            generator: source of the one random number that a choice takes; on the CPU.
+            generator: of the one random number that a choice takes; on the CPU.
             seen: (n,), the distinct ids so far, for the repetition penalty.
         """
         if self.repetition_penalty != 1 and seen is not None:
@@ -70,7 +70,7 @@ class Sampling:
         logits, ids = self._candidates(logits / self.temperature)
         probs = logits.softmax(dim=-1)
         if self.top_p is not None:
-            # An id goes when those before it reach top_p already; the first one always stays.
+            # Drop an id if those before it already reach top_p; the first always stays.
             probs = probs.masked_fill(probs.cumsum(dim=-1) - probs >= self.top_p, 0.0)
         if self.min_p is not None:
             probs = probs.masked_fill(probs < self.min_p * probs.max(), 0.0)
@@ -82,7 +82,7 @@ class Sampling:
         return logits.index_put((seen,), (known / penalty).where(known > 0, known * penalty))
 
     def _candidates(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits that can still be chosen and their ids; in descending order where that counts."""
+        """Logits left by top_k and their ids (None: all); descending if top_k or top_p is set."""
         if self.top_k is not None and self.top_k < len(logits):
             return logits.topk(self.top_k)
         if self.top_p is not None:
@@ -91,12 +91,12 @@ class Sampling:
 
 
 def _draw(probs: Tensor, ids: Tensor | None, generator: torch.Generator | None) -> int:
-    """The id at a uniform place of the cumulative distribution; `probs` need not sum to 1."""
+    """Sample an id by inverting the cumulative distribution; `probs` need not sum to 1."""
     import torch
 
     cumulative = probs.double().cumsum(dim=-1)
     place = torch.rand((), dtype=torch.float64, generator=generator).to(probs.device)
-    # Strictly below the total, so that the last id of probability 0 is never reached.
+    # Strictly below the total: an id of probability 0 at the end is never drawn.
     target = (place * cumulative[-1]).clamp(max=math.nextafter(float(cumulative[-1]), 0.0))
     index = torch.searchsorted(cumulative, target, right=True)
     return int(index if ids is None else ids[index])
