@@ -170,3 +170,14 @@ def targets_of(path: Path, split: str) -> Any:
     dataset = TokenDataset(path, split)
     assert dataset.loss_mask is not None
     return dataset.window(0, len(dataset))[dataset.loss_mask.astype(bool)]
+
+
+def test_dialogues_are_mixed_with_text(
+    run_train: Callable[..., Run], dialogues: Path, source: Path, data: Path
+) -> None:
+    mixed = ("--data", f"{dialogues}:0.5", "--data", f"{data}:0.5")
+    run = run_train("run", *mixed, "--init-from", str(source), "--block-size", "64",
+                    "--max-steps", "4")  # fmt: skip
+    last = run.read_metrics()[-1]
+    parts = [last[f"val_loss/{path.name}"] for path in (dialogues, data)]
+    assert last["val_loss"] == pytest.approx(sum(parts) / 2)
