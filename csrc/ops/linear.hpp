@@ -8,22 +8,31 @@
 namespace pygpt::cpu {
 namespace {
 
-// Two vectors of weights in fp32. Those of bf16 come as load_pair gives them, even and odd apart;
-// arrange() puts the activations into the same order.
-inline Pair load_weights(const float* from) { return load_pair(from); }
-inline Pair load_weights(const BFloat16* from) { return load_pair(from); }
-inline Pair load_weights(const std::int8_t* from) {
-    Bytes low, high;
-    memcpy(&low, from, sizeof low);
-    memcpy(&high, from + kLanes, sizeof high);
-    return {__builtin_convertvector(low, Floats), __builtin_convertvector(high, Floats)};
-}
+// A vector of words holds kParts<T> vectors of weights: part j has element kParts·lane + j of each
+// lane's word. Shifts take the parts out, where keeping the order would cost permutations (and GCC
+// converts int8 to fp32 one by one); arrange() puts the activations into the same order.
+template <typename T>
+constexpr int kParts = 4 / sizeof(T);
 
 template <typename T>
-inline Pair load_last_weights(const T* from, std::int64_t count) {
-    T elements[kPair] = {};
+inline Floats part_of(Words words, int j) {
+    if constexpr (sizeof(T) == 4) return (Floats)words;
+    if constexpr (sizeof(T) == 2) return (Floats)(j == 0 ? words << 16 : words & 0xffff0000u);
+    return __builtin_convertvector((Integers)(words << (24 - 8 * j)) >> 24, Floats);
+}
+
+inline Words load_words(const void* from) {
+    Words to;
+    memcpy(&to, from, sizeof to);
+    return to;
+}
+
+// The first `count` weights, 0 in the other places.
+template <typename T>
+inline Words load_last_words(const T* from, std::int64_t count) {
+    T elements[kParts<T> * kLanes] = {};
     memcpy(elements, from, count * sizeof(T));
-    return load_weights(elements);
+    return load_words(elements);
 }
 
 // sums[r][b] = Σ w[r]·x[b]. Every sum has one accumulator, whose terms come in the order of the
@@ -31,26 +40,30 @@ inline Pair load_last_weights(const T* from, std::int64_t count) {
 template <typename T, int kRows, int kBatch>
 inline void dot_products(const T* w, std::int64_t columns, const float* x, std::int64_t x_stride,
                          float (&sums)[kRows][kBatch]) {
+    constexpr std::int64_t kStep = kParts<T> * kLanes;
     Floats total[kRows][kBatch] = {};
-    const auto add = [&](const Pair (&weights)[kRows], std::int64_t i) {
-        for (int b = 0; b < kBatch; ++b) {
-            const Pair activations = load_pair(x + b * x_stride + i);
-            for (int r = 0; r < kRows; ++r) total[r][b] += weights[r].first * activations.first;
-            for (int r = 0; r < kRows; ++r) total[r][b] += weights[r].second * activations.second;
+    const auto add = [&](const Words (&words)[kRows], std::int64_t i) {
+        for (int j = 0; j < kParts<T>; ++j) {
+            Floats activations[kBatch];
+            for (int b = 0; b < kBatch; ++b) activations[b] = load(x + b * x_stride + i + j * kLanes);
+            for (int r = 0; r < kRows; ++r) {
+                const Floats weights = part_of<T>(words[r], j);
+                for (int b = 0; b < kBatch; ++b) total[r][b] += weights * activations[b];
+            }
         }
     };
     std::int64_t i = 0;
-    for (; i + kPair <= columns; i += kPair) {
-        Pair weights[kRows];
-        for (int r = 0; r < kRows; ++r) weights[r] = load_weights(w + r * columns + i);
-        add(weights, i);
+    for (; i + kStep <= columns; i += kStep) {
+        Words words[kRows];
+        for (int r = 0; r < kRows; ++r) words[r] = load_words(w + r * columns + i);
+        add(words, i);
     }
     if (i < columns) {
-        Pair weights[kRows];
+        Words words[kRows];
         for (int r = 0; r < kRows; ++r) {
-            weights[r] = load_last_weights(w + r * columns + i, columns - i);
+            words[r] = load_last_words(w + r * columns + i, columns - i);
         }
-        add(weights, i);
+        add(words, i);
     }
     for (int r = 0; r < kRows; ++r) {
         for (int b = 0; b < kBatch; ++b) sums[r][b] = sum_by_halves(total[r][b]);
@@ -122,19 +135,28 @@ void linear_rows(const Linear& op, std::int64_t begin, std::int64_t end) {
     }
 }
 
-std::int64_t arranged_size(std::int64_t columns) { return (columns + kPair - 1) / kPair * kPair; }
+std::int64_t arranged_size(std::int64_t columns) {
+    constexpr std::int64_t kMost = kParts<std::int8_t> * kLanes;
+    return (columns + kMost - 1) / kMost * kMost;
+}
 
-void arrange(WeightType type, float* x, std::int64_t columns) {
-    for (std::int64_t i = columns; i < arranged_size(columns); ++i) x[i] = 0.0f;
-    if (type != WeightType::bfloat16) return;
-    for (std::int64_t i = 0; i < columns; i += kPair) {
-        float pair[kPair];
-        memcpy(pair, x + i, sizeof pair);
+template <typename T>
+inline void arrange_for(float* x, std::int64_t size) {
+    constexpr std::int64_t kStep = kParts<T> * kLanes;
+    for (std::int64_t i = 0; i < size; i += kStep) {
+        float step[kStep];
+        memcpy(step, x + i, sizeof step);
         for (std::int64_t lane = 0; lane < kLanes; ++lane) {
-            x[i + lane] = pair[2 * lane];
-            x[i + kLanes + lane] = pair[2 * lane + 1];
+            for (int j = 0; j < kParts<T>; ++j) x[i + j * kLanes + lane] = step[kParts<T> * lane + j];
         }
     }
+}
+
+void arrange(WeightType type, float* x, std::int64_t columns) {
+    const std::int64_t size = arranged_size(columns);
+    for (std::int64_t i = columns; i < size; ++i) x[i] = 0.0f;
+    if (type == WeightType::bfloat16) arrange_for<BFloat16>(x, size);
+    if (type == WeightType::int8) arrange_for<std::int8_t>(x, size);
 }
 
 float weight_at(const Matrix& w, std::int64_t row, std::int64_t column) {

@@ -22,8 +22,8 @@ constexpr std::int64_t kLanes = PYGPT_LANES;
 
 typedef float Floats __attribute__((vector_size(kLanes * 4)));
 typedef std::uint32_t Words __attribute__((vector_size(kLanes * 4)));
+typedef std::int32_t Integers __attribute__((vector_size(kLanes * 4)));
 typedef std::uint16_t Halves __attribute__((vector_size(kLanes * 2)));
-typedef std::int8_t Bytes __attribute__((vector_size(kLanes)));
 
 // bf16 is the upper half of an fp32 number.
 using BFloat16 = std::uint16_t;
