@@ -26,7 +26,8 @@ ops() {  # name, sanitizer; each level with its own instructions, as in CMakeLis
         compile "$2" -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -c ops/isa_avx512.cpp \
             -o "${levels[1]}"
     fi
-    compile "$2" ops/dispatch.cpp tests/ops/test_ops.cpp "${levels[@]}" -o "$build/ops-$1"
+    compile "$2" ops/decode_step.cpp ops/dispatch.cpp tests/ops/test_ops.cpp "${levels[@]}" \
+        -o "$build/ops-$1"
     "$build/ops-$1"
 }
 

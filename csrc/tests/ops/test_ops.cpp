@@ -1,6 +1,7 @@
 // Tests of the native CPU ops without Python: against double precision, at every level that this
 // CPU runs. Run by csrc/tests/run.sh. Every run draws fresh inputs; PYGPT_TEST_SEED repeats one.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -10,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "../../ops/decode_step.hpp"
 #include "../../ops/isa_generic.cpp"  // included, not linked: exp_nonpositive is internal to it
 
 using namespace pygpt::cpu;
@@ -226,6 +228,118 @@ void test_attention(Level level, std::mt19937& random, std::int64_t heads, std::
     }
 }
 
+std::vector<float> draw_floats(std::mt19937& random, std::int64_t size, float scale) {
+    std::normal_distribution<float> normal(0, scale);
+    std::vector<float> values(size);
+    for (float& value : values) value = normal(random);
+    return values;
+}
+
+// A matrix in memory of exactly its size, and what its weights are in fp32.
+struct DrawnMatrix {
+    std::vector<float> plain, scales;
+    std::vector<std::uint8_t> bytes;
+    Matrix matrix;
+
+    DrawnMatrix(std::mt19937& random, WeightType type, std::int64_t rows, std::int64_t columns)
+        : plain(draw_floats(random, rows * columns, 0.2f)), scales(rows, 0.01f) {
+        const auto put = [&](std::size_t i, auto element) {
+            bytes.resize(plain.size() * sizeof element);
+            std::memcpy(bytes.data() + i * sizeof element, &element, sizeof element);
+        };
+        for (std::size_t i = 0; i < plain.size(); ++i) {
+            if (type == WeightType::float32) put(i, plain[i]);
+            if (type == WeightType::bfloat16) {
+                put(i, to_bfloat16(plain[i]));
+                plain[i] = to_float(to_bfloat16(plain[i]));
+            }
+            if (type == WeightType::int8) {
+                const auto step = static_cast<std::int8_t>(static_cast<int>(random() % 255) - 127);
+                put(i, step);
+                plain[i] = static_cast<float>(step) * 0.01f;
+            }
+        }
+        matrix = {bytes.data(), type == WeightType::int8 ? scales.data() : nullptr, type, rows,
+                  columns};
+    }
+};
+
+// Rows of a product against double: 1e-6 of the sum of the terms' sizes, above the 40 roundings of
+// the longest of the 8 or more partial sums.
+void test_linear(Level level, std::mt19937& random, WeightType type, std::int64_t columns) {
+    const std::int64_t rows = 21;
+    const DrawnMatrix weight(random, type, rows, columns);
+    const std::vector<float> bias = draw_floats(random, rows, 1);
+    const Kernels& table = kernels(level);
+    const std::int64_t stride = table.arranged_size(columns);
+    for (std::int64_t batch : {1, 2, 3, 5, 8}) {
+        const std::vector<float> x = draw_floats(random, batch * columns, 1);
+        std::vector<float> arranged(batch * stride), y(batch * rows, 2.0f);
+        for (std::int64_t b = 0; b < batch; ++b) {
+            std::copy_n(x.data() + b * columns, columns, arranged.data() + b * stride);
+            table.arrange(type, arranged.data() + b * stride, columns);
+        }
+        const Linear op{weight.matrix, bias.data(), arranged.data(), stride,
+                        batch,         y.data(),    rows,            Output::add};
+        table.linear_rows(op, 0, 8);
+        table.linear_rows(op, 8, rows);
+        for (std::int64_t b = 0; b < batch; ++b) {
+            for (std::int64_t r = 0; r < rows; ++r) {
+                double sum = bias[r] + 2.0, size = 3;
+                for (std::int64_t i = 0; i < columns; ++i) {
+                    const double term = double(weight.plain[r * columns + i]) * x[b * columns + i];
+                    sum += term, size += std::fabs(term);
+                }
+                expect(std::fabs(y[b * rows + r] - sum) < 1e-6 * size, "linear");
+            }
+        }
+    }
+}
+
+// Some steps of three sequences, of which one waits in between: finite logits, the same bits with
+// any number of threads and for a sequence alone.
+void test_decode_step(Level level, std::mt19937& random, WeightType type, bool bfloat16_cache) {
+    const std::int64_t n_embd = 51, n_head = 3, block_size = 21, vocab = 67, rows = 3;
+    const DrawnMatrix c_attn(random, type, 3 * n_embd, n_embd), proj(random, type, n_embd, n_embd),
+        c_fc(random, type, 4 * n_embd, n_embd), mlp_proj(random, type, n_embd, 4 * n_embd),
+        tokens(random, type, vocab, n_embd);
+    const std::vector<float> norm = draw_floats(random, n_embd, 1),
+                             bias = draw_floats(random, 4 * n_embd, 1),
+                             positions = draw_floats(random, block_size * n_embd, 1);
+    const Layer layer{{norm.data(), bias.data()}, c_attn.matrix, bias.data(), proj.matrix, nullptr,
+                      {norm.data(), nullptr},     c_fc.matrix,   bias.data(), mlp_proj.matrix,
+                      bias.data()};
+    const auto run = [&](const std::vector<std::int64_t>& used, int threads) {
+        const std::int64_t heads = 2 * rows * n_head, stride = 32, blocks = 2;
+        std::vector<float> keys(heads * blocks * n_embd / n_head * kKeyBlock),
+            values(heads * block_size * stride);
+        DecodeStep step({{layer, layer}, {norm.data(), nullptr}, tokens.matrix, positions.data(),
+                         n_head, block_size},
+                        {keys.data(), values.data(), bfloat16_cache, rows}, level);
+        std::vector<float> of_row_1;
+        for (std::int64_t at = 0; at < block_size; ++at) {
+            std::vector<std::int64_t> ids, reading, where(used.size(), at);
+            for (std::int64_t row : used) {
+                if (row == 2 && at > 3) continue;
+                reading.push_back(row);
+                ids.push_back((7 * at + row) % vocab);
+            }
+            std::vector<float> logits(ids.size() * vocab, NAN);
+            step.run({static_cast<std::int64_t>(ids.size()), ids.data(), reading.data(),
+                      where.data(), logits.data()},
+                     threads);
+            for (float x : logits) expect(std::isfinite(x), "a logit is finite");
+            const auto place = std::find(reading.begin(), reading.end(), 1) - reading.begin();
+            of_row_1.insert(of_row_1.end(), logits.begin() + place * vocab,
+                            logits.begin() + (place + 1) * vocab);
+        }
+        return of_row_1;
+    };
+    const std::vector<float> alone = run({1}, 1);
+    expect(run({0, 1, 2}, 1) == alone, "a batch changes no bit");
+    expect(run({2, 1, 0}, 3) == alone, "threads change no bit");
+}
+
 void test_levels() {
     bool refused = false;
     try {
@@ -260,6 +374,10 @@ int main() {
             test_gelu<BFloat16>(level, random, 150, width);
         }
         for (std::int64_t positions : {16, 48, 208}) test_attention(level, random, 3, positions);
+        for (WeightType type : {WeightType::float32, WeightType::bfloat16, WeightType::int8}) {
+            for (std::int64_t columns : {1, 31, 64, 65, 300}) test_linear(level, random, type, columns);
+            for (bool bfloat16 : {false, true}) test_decode_step(level, random, type, bfloat16);
+        }
         for (std::int64_t size : {1, 15, 17, 600001}) test_accumulate(level, random, size);
     }
     std::cout << (failures ? "failures: " + std::to_string(failures) : "ops: all passed") << "\n";
