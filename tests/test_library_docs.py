@@ -27,7 +27,7 @@ def test_examples_run(
     capsys.readouterr()
     names: dict[str, object] = {}
     examples = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.S)
-    assert len(examples) == 6
+    assert len(examples) == 7
     for example in examples:
         exec(compile(example, str(DOCS), "exec"), names)  # the page's own code
     assert capsys.readouterr().out
