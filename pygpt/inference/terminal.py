@@ -107,7 +107,7 @@ class TerminalChat:
             print(f"error: {error}")
             return False
         if prompt.dropped > self._dropped:
-            print(f"[the context is full: the model no longer reads the first {prompt.dropped} "
+            print(f"[the context is full: the model no longer reads the oldest {prompt.dropped} "
                   f"of {len(messages)} messages]")  # fmt: skip
             self._dropped = prompt.dropped
         key = self._engine.add(self._dialogue.request(prompt, self._sampling, next(self._seeds)))

@@ -48,7 +48,7 @@ def test_a_dialogue_through_a_pipe(tmp_path: Path, talk: Callable[..., str]) -> 
     assert out[0] == reply
     assert out[1] == "3 messages written to talk.jsonl"
     assert out.count(reply) == 4
-    assert "[the context is full: the model no longer reads the first 2 of 6 messages]" in out
+    assert "[the context is full: the model no longer reads the oldest 2 of 6 messages]" in out
     assert "error: old.jsonl exists; name another file" in out
     assert "error: /save needs the name of a file" in out
     assert "no command '/nonsense'; /help lists them" in out

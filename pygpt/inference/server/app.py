@@ -120,13 +120,25 @@ def serve(engine: Engine, served: Served, listener: socket.socket, host: str) ->
     )
     print(f"{url} has the chat page, {url}/v1 the OpenAI API; Ctrl-C ends", flush=True)
     try:
-        uvicorn.Server(config).run([listener])
+        _Server(config, thread).run([listener])
     except KeyboardInterrupt:  # uvicorn has ended everything and passes it on
         pass
     finally:
         thread.stop()
         listener.close()
     print("stopped")
+
+
+class _Server(uvicorn.Server):
+    """Ends the replies that are being written before it waits for their connections."""
+
+    def __init__(self, config: uvicorn.Config, thread: EngineThread) -> None:
+        super().__init__(config)
+        self._thread = thread
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._thread.end_requests()
+        await super().shutdown(sockets)
 
 
 # --- requests and answers -------------------------------------------------------------------------

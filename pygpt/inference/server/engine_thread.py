@@ -58,7 +58,12 @@ class Submission:
     def send(self, item: Piece | Exception) -> None:
         """Called by the thread."""
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._items.put_nowait, item)
+            self._loop.call_soon_threadsafe(self._receive, item)
+
+    def _receive(self, item: Piece | Exception) -> None:
+        self._items.put_nowait(item)
+        if isinstance(item, Exception) or item.finish_reason:
+            self.close()  # its place is free, however slowly the client reads
 
 
 class EngineThread:
@@ -93,6 +98,10 @@ class EngineThread:
         self._n_active -= 1
         self._commands.put(lambda: self._cancel(submission))
 
+    def end_requests(self) -> None:
+        """End all requests with ComputationError, as the server is going to stop."""
+        self._commands.put(self._fail_all)
+
     def stop(self) -> None:
         """End the thread after its step."""
         self._commands.put(None)
@@ -124,14 +133,17 @@ class EngineThread:
             del self._submissions[submission.key]
             self._engine.cancel(submission.key)
 
+    def _fail_all(self) -> None:
+        for submission in list(self._submissions.values()):
+            self._cancel(submission)
+            submission.send(ComputationError())
+
     def _step(self) -> None:
         try:
             pieces = self._engine.step()
         except Exception:
             logger.exception("the engine failed; its requests end with an error")
-            for submission in list(self._submissions.values()):
-                self._cancel(submission)
-                submission.send(ComputationError())
+            self._fail_all()
             return
         for piece in pieces:
             self._submissions[piece.key].send(piece)
