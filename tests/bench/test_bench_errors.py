@@ -15,7 +15,7 @@ BENCH = Path(__file__).parents[2] / "bench"
     ("command", "message"),
     [
         ("roofline.py --card foo", "no data sheet of a GPU 'foo'"),
-        ("bench_step.py --preset foo", "no preset 'foo'; there are fineweb-40m"),
+        ("bench_step.py --preset foo", "no preset 'foo'; there are chat, fineweb-40m"),
         (
             "compare_nanogpt.py --nanogpt . --data none",
             "there is no none; python -m pygpt.prepare --out none makes it",
