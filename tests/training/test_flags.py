@@ -53,7 +53,7 @@ def test_the_presets_values_stand_under_its_name() -> None:
     config = read("--preset owt-30m --config my.toml")
     assert (config.preset, config.max_steps, config.n_embd) == ("owt-30m", 7, 384)
     file('preset = "nope"')
-    with pytest.raises(InputError, match=r"no preset 'nope'; there are fineweb-40m"):
+    with pytest.raises(InputError, match=r"no preset 'nope'; there are chat, fineweb-40m"):
         read("--preset owt-30m --config my.toml")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import http.client
 import json
 import re
 import socket
@@ -206,8 +207,8 @@ def test_other_sites_are_refused(
 
 def send_raw(
     server: ChatServer, head: str, chunk: bytes = b"", count: int = 0
-) -> tuple[bytes, int]:
-    """What a server answers, and how many chunks it took."""
+) -> tuple[int, bytes, int]:
+    """Status and body of the answer, 0 and b"" without one, and how many chunks were taken."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
         line = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n"
         connection.sendall(line.encode())
@@ -216,23 +217,25 @@ def send_raw(
             for _ in range(count):
                 connection.sendall(chunk)
                 sent += 1
-        except OSError:
-            return b"", sent
-        return connection.recv(65536), sent
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+        except (OSError, http.client.HTTPException):
+            return 0, b"", sent
+        return answer.status, answer.read(), sent
 
 
 def test_a_body_of_one_gigabyte_is_refused_unread(server: ChatServer) -> None:
-    answer, _ = send_raw(server, "Content-Length: 1000000000")
-    assert answer.startswith(b"HTTP/1.1 413")
-    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "request_too_large"
+    status, body, _ = send_raw(server, "Content-Length: 1000000000")
+    assert status == 413
+    assert json.loads(body)["error"]["code"] == "request_too_large"
 
 
 def test_a_body_of_unknown_length_is_read_up_to_the_limit(server: ChatServer) -> None:
     chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
-    answer, sent = send_raw(server, "Transfer-Encoding: chunked", chunk, 15_000)  # 1 GB
+    status, _, sent = send_raw(server, "Transfer-Encoding: chunked", chunk, 15_000)  # 1 GB
     # Some megabytes more lie in the sockets' buffers when the connection is closed.
     assert sent * 65536 < MAX_BODY + 32 * 2**20
-    assert answer == b"" or answer.startswith(b"HTTP/1.1 413")
+    assert status in (0, 413)
     assert server.chat()[0] == 200
 
 
