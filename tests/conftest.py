@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +15,14 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
     from pygpt.runs.run import Run
+
+CHROMIUM_FLAGS = (
+    "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --window-size=1200,1000"
+).split()
 
 if not torch.cuda.is_available():
     # Read where Triton's kernels are defined: without a GPU they run in its interpreter.
@@ -97,3 +105,21 @@ def run_train(
         return run
 
     return start
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    """Headless Chromium, with its console and its requests logged."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="waits for selenium")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("waits for chromium and chromedriver (Debian: chromium chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    folder = tmp_path_factory.mktemp("chromium")
+    for flag in (*CHROMIUM_FLAGS, f"--user-data-dir={folder}"):
+        options.add_argument(flag)
+    environment = os.environ | {"XDG_CONFIG_HOME": str(folder)}  # of its crash reports
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with webdriver.Chrome(options, webdriver.ChromeService(driver, env=environment)) as started:
+        yield started
