@@ -18,8 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import loky
-
 from pygpt.data import manifest
 from pygpt.data.corpora.base import Corpus
 from pygpt.data.corpora.parts import Part, Records, parts_of
@@ -32,6 +30,7 @@ from pygpt.tokenizers.base import Tokenizer, get_tokenizer
 from pygpt.utils import signals
 from pygpt.utils.errors import InputError, check_seed
 from pygpt.utils.files import directory_beside, remove_partial
+from pygpt.utils.machine import n_cpus
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +102,7 @@ def prepare(
             can't be used. Without `limits.shard_tokens` nothing is left behind.
         KeyboardInterrupt: Ctrl-C; with `limits.shard_tokens` all that was written is kept.
     """
-    workers = loky.cpu_count() if workers is None else workers
+    workers = n_cpus() if workers is None else workers
     _check_arguments(out, val_fraction, seed, workers, limits)
     encoder = get_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
     if limits.selects and not isinstance(corpus, Records):
