@@ -24,6 +24,9 @@ _UNLIMITED = 2**60
 _RLIMITS = {"RLIMIT_AS": ("ulimit -v", "VmSize"), "RLIMIT_DATA": ("ulimit -d", "VmData")}
 """Limit → the shell's name of it, and the line of /proc/self/status that counts towards it."""
 
+_THREAD_BYTES = 72 << 20
+"""Addresses that a thread reserves and hardly uses: its stack (8 MiB) and an arena of glibc."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
@@ -61,10 +64,12 @@ def _under_cgroups(root: Path) -> Iterator[Memory]:
     for group in _groups(root, "memory"):
         if group.version == 2:
             limit = min(_bytes(group.path / name) for name in ("memory.max", "memory.high"))
-            used, cache = "memory.current", ("inactive_file", "active_file", "slab_reclaimable")
+            used = "memory.current"
+            cache = ["inactive_file", "active_file", "slab_reclaimable"]
         else:
             limit = _bytes(group.path / "memory.limit_in_bytes")
-            used, cache = "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")
+            used = "memory.usage_in_bytes"
+            cache = ["total_inactive_file", "total_active_file"]
         if limit >= _UNLIMITED:
             continue
         stat = dict(line.split() for line in _read(group.path / "memory.stat").splitlines())
@@ -78,14 +83,16 @@ def _under_rlimits(root: Path) -> Iterator[Memory]:
         import resource
     except ModuleNotFoundError:  # Windows
         return
-    status = dict(
-        line.split(":", 1) for line in _read(root / "proc/self/status").splitlines() if ":" in line
-    )
-    for name, (shell, line) in _RLIMITS.items():
+    lines = _read(root / "proc/self/status").splitlines()
+    status = {name: text for name, _, text in (line.partition(":") for line in lines)}
+    for name, (shell, counted) in _RLIMITS.items():
         limit, _ = resource.getrlimit(getattr(resource, name))
-        if limit in (resource.RLIM_INFINITY, -1) or line not in status:
+        if limit == resource.RLIM_INFINITY or counted not in status:
             continue
-        used = int(status[line].split()[0]) * 1024
+        used = int(status[counted].split()[0]) * 1024
+        if name == "RLIMIT_AS":
+            # Threads to come: PyTorch's for the forward and the backward, the sampler, the saver.
+            used += (2 * n_cores(root) + 2) * _THREAD_BYTES
         yield Memory(max(0, limit - used), f"{shell} of {gib(limit)}")
 
 
@@ -169,7 +176,7 @@ def _mounts(
     """Of each mounted hierarchy: the group that is its root, and where it is mounted."""
     for line in _read(root / "proc/self/mountinfo").splitlines():
         before, _, after = line.partition(" - ")
-        _, _, _, mounted, mount_point, *_ = before.split()
+        mounted, mount_point = before.split()[3:5]
         kind, *_, options = after.split()
         found = 2 if kind == "cgroup2" else 1 if kind == "cgroup" else 0
         if found == version and (found == 2 or controller in options.split(",")):
