@@ -117,7 +117,6 @@ def prepare(
         with directory_beside(out, keep=restartable) as directory:
             run = _Preparation(directory, corpus, parts, encoder, val_fraction, seed, limits)
             info = run(workers)
-            info.write(directory)
     except OSError as error:
         kept = "what was flushed is kept, so the same command goes on" if restartable else ""
         raise InputError(
@@ -166,12 +165,17 @@ class _Preparation:
         remove_partial(directory)
         self._identity = self._describe()
         self._before = Progress.read(directory, self._identity)
+        self._finished: DatasetInfo | None = None
         if self._before == Progress(self._identity):
-            _empty(directory)
+            self._finished = self._read_finished()
+            if not self._finished:
+                _empty(directory)
         self._position = self._before.position
         self._dropped = Counter(self._before.dropped)
 
     def __call__(self, workers: int) -> DatasetInfo:
+        if self._finished:
+            return self._finished
         self._tokenizer.encode_batch([""])  # builds the encoder, or says what is missing
         with contextlib.ExitStack() as stack:
             self._flusher = Flusher()
@@ -197,14 +201,16 @@ class _Preparation:
             self._write_all(workers)
             splits = {name: writer.finish() for name, writer in self._writers.items()}
         self._check_splits(splits)
-        Progress.remove(self._directory)
-        return DatasetInfo(
+        info = DatasetInfo(
             self._tokenizer.info,
             dtype_of(self._tokenizer).name,
             splits,
             self._corpus.source,
             self._details(),
         )
+        info.write(self._directory)  # first: without a record and this, all would start over
+        Progress.remove(self._directory)
+        return info
 
     def _write_all(self, workers: int) -> None:
         restartable = self._limits.shard_tokens is not None
@@ -348,6 +354,15 @@ class _Preparation:
             **limits,
             **details,
         }
+
+    def _read_finished(self) -> DatasetInfo | None:
+        """What a process has written that was killed before it renamed the directory."""
+        if not (self._directory / manifest.FILE_NAME).exists():
+            return None
+        info = DatasetInfo.read(self._directory)
+        details = {"source": info.source, "tokenizer": info.tokenizer.hash, **(info.details or {})}
+        details.pop("dropped", None)
+        return info if details == self._identity else None
 
     def _details(self) -> dict[str, Any] | None:
         if self._limits == Limits() and not isinstance(self._corpus, Records):

@@ -105,6 +105,21 @@ def test_killed_at_random_moments_the_bytes_are_the_same(
         kills += 1
 
 
+def test_killed_before_the_rename_nothing_is_encoded_again(
+    tmp_path: Path, files: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(files, tmp_path / "whole")
+    (tmp_path / "whole").rename(tmp_path / "out.partial")  # where the last step was not done
+    expected = contents(tmp_path / "out.partial")
+    with monkeypatch.context() as patched:
+        patched.setattr(writer._Preparation, "_write_all", None)
+        run(files, tmp_path / "out")
+    assert contents(tmp_path / "out") == expected
+    (tmp_path / "out").rename(tmp_path / "out.partial")
+    prepare(JsonLines(files), tmp_path / "out", "bytes", val_fraction=0.2, limits=LIMITS)
+    assert contents(tmp_path / "out") != expected  # of other options: not taken
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_change_no_byte(
     tmp_path: Path, files: tuple[Path, ...], workers: int, monkeypatch: pytest.MonkeyPatch
