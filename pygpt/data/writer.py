@@ -13,6 +13,8 @@ import dataclasses
 import logging
 import os
 import shutil
+import signal
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,6 +103,7 @@ def prepare(
         InputError: `out` exists or can't be written, an argument is out of its range, or the corpus
             can't be used. Without `limits.shard_tokens` nothing is left behind.
         KeyboardInterrupt: Ctrl-C; with `limits.shard_tokens` all that was written is kept.
+        SystemExit: SIGTERM or SIGHUP, with `limits.shard_tokens`: likewise.
     """
     workers = n_cpus() if workers is None else workers
     _check_arguments(out, val_fraction, seed, workers, limits)
@@ -243,7 +246,9 @@ class _Preparation:
                 if stop is not None and stop():
                     self._commit()
                     self._flusher.wait()
-                    raise KeyboardInterrupt
+                    if stop.signal == signal.SIGINT:
+                        raise KeyboardInterrupt
+                    sys.exit(128 + (stop.signal or signal.SIGTERM))
 
     def _write(self, piece: Encoded) -> None:
         part = self._parts[piece.after.part]
