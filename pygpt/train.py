@@ -12,7 +12,6 @@ from pygpt.utils import cli
 def main() -> None:
     """The command."""
     launch = Launch.of()
-    launch.stop_with_torchrun()
     with launch.reporting():
         with launch.reading_flags():
             config, run, options = read_command_line(sys.argv[1:], launch)

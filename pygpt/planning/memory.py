@@ -39,6 +39,9 @@ CPU_TOKENS = 4096
 MUON_BATCH_ELEMENTS = 1 << 24
 """Most elements that Muon orthogonalises in one batch (one matrix may be larger)."""
 
+PROCESS_BYTES = 240 << 20
+"""What a process with PyTorch takes that no other one shares."""
+
 FP32 = 4
 """Bytes of an fp32 element: weights, their gradients, AdamW's moments and the residual stream."""
 
@@ -67,6 +70,9 @@ class Estimate:
     update: int
     """In Muon's update, when the activations are gone: matrices on their way through
     Newton–Schulz."""
+    workers: int
+    """Of the other processes of a CPU that share a step: each has gradients, activations, and what
+    Python and PyTorch take."""
     host: int
     """Not on the device: what --offload-optimizer takes of the machine's memory."""
 
@@ -78,8 +84,12 @@ class Estimate:
     @property
     def total(self) -> int:
         """The peak: the loss and the backward come one after the other."""
-        step = self.weight_casts + self.activations + max(self.loss, self.backward)
-        return self.state + max(step, self.update)
+        return self.state + max(self.step, self.update) + self.workers
+
+    @property
+    def step(self) -> int:
+        """What a micro-batch needs on top of the state, in the process that computes it."""
+        return self.weight_casts + self.activations + max(self.loss, self.backward)
 
     @property
     def planned(self) -> int:
@@ -112,6 +122,8 @@ class Plan:
     """Ranks over which weights and moments are sliced (FSDP)."""
     average: bool = False
     """Whether an average of the weights is kept (EMA)."""
+    workers: int = 1
+    """Processes of a CPU that share a step."""
 
     @classmethod
     def of(
@@ -124,6 +136,7 @@ class Plan:
         *,
         ranks: int = 1,
         sharded: bool = False,
+        workers: int = 1,
     ) -> Plan:
         """The plan of a training run.
 
@@ -135,6 +148,7 @@ class Plan:
             impl: implementations of the ops, resolved, as text.
             ranks: processes that share the batch.
             sharded: whether they slice weights and moments (FSDP).
+            workers: processes of a CPU that share a step.
 
         Raises:
             InputError: batch_tokens is not a multiple of block_size, or can't be shared evenly.
@@ -151,6 +165,7 @@ class Plan:
             muon=config.optimizer == "muon",
             shards=ranks if sharded else 1,
             average=config.ema_decay > 0,
+            workers=workers,
         )
 
     def estimate(self, micro_batch: int) -> Estimate:
@@ -167,12 +182,13 @@ class Plan:
             muon=self.muon,
             shards=self.shards,
             average=self.average,
+            workers=self.workers,
         )
 
-    def largest_micro_batch(self, free: int, limit: str = "") -> int:
+    def largest_micro_batch(self, free: int) -> int:
         """The most sequences at once, a divisor of the batch's, that fit into `free` bytes.
 
-        On a CPU no more than CPU_TOKENS tokens. `limit` says what leaves no more than `free`.
+        On a CPU no more than CPU_TOKENS tokens.
 
         Raises:
             InputError: not even one fits, with how much is missing and what would fit.
@@ -183,20 +199,20 @@ class Plan:
         for micro_batch in range(most, 0, -1):
             if self.sequences % micro_batch == 0 and self.fits(micro_batch, free):
                 return micro_batch
-        raise InputError(self._describe_shortage(free, limit))
+        raise InputError(self._describe_shortage(free))
 
     def fits(self, micro_batch: int, free: int) -> bool:
         """Whether a step with `micro_batch` sequences at once fits into `free` bytes."""
         return self.estimate(micro_batch).planned <= free
 
-    def check_state(self, free: int, limit: str = "") -> None:
+    def check_state(self, free: int) -> None:
         """Hold what is there whatever the micro-batch against `free` bytes of the device.
 
         Raises:
             InputError: it does not fit, so that no micro-batch does.
         """
         if self.estimate(1).state > free:
-            raise InputError(self._describe_shortage(free, limit))
+            raise InputError(self._describe_shortage(free))
 
     def check_host(self, free: float) -> None:
         """Hold what is needed beside the device against `free` bytes of the machine's memory.
@@ -212,12 +228,11 @@ class Plan:
                 "programs, or take a smaller model (--n-layer, --n-embd)"
             )
 
-    def _describe_shortage(self, free: int, limit: str) -> str:
+    def _describe_shortage(self, free: int) -> str:
         need = self.estimate(1)
-        under = f" under the {limit}" if limit else ""
         text = (
             f"one sequence of {self.model.block_size} tokens needs {gib(need.total)}, with a "
-            f"margin {gib(need.planned)}, and {gib(free)} are free{under}: "
+            f"margin {gib(need.planned)}, and {gib(free)} are free: "
             f"{gib(need.planned - free)} are missing"
         )
         alternatives = self.alternatives()
@@ -281,6 +296,7 @@ def estimate(
     muon: bool = False,
     shards: int = 1,
     average: bool = False,
+    workers: int = 1,
 ) -> Estimate:
     """The memory of a training step at its peak.
 
@@ -297,6 +313,7 @@ def estimate(
         shards: ranks over which weights and moments are sliced. Gradients are whole until the last
             micro-batch.
         average: whether an average of the weights is kept (EMA).
+        workers: processes of a CPU that share a step.
     """
     tokens, c, s = micro_batch * config.block_size, config.n_embd, dtype.itemsize
     parameters = gradients = FP32 * config.n_params()
@@ -340,7 +357,7 @@ def estimate(
             # none where there are no weights to cast.
             more = 2 if impl.gelu == "eager" else 1
             backward += more * (4 * s + FP32) * tokens * c
-    return Estimate(
+    one = Estimate(
         parameters=parameters,
         gradients=gradients,
         optimizer=optimizer,
@@ -349,8 +366,12 @@ def estimate(
         loss=loss,
         backward=backward,
         update=_muon_update(config, FP32 if dtype == torch.float16 else s) if muon else 0,
+        workers=0,
         host=host,
     )
+    # A worker's own gradients are gone when they are in the shared memory: both exist in between.
+    other = PROCESS_BYTES + 2 * one.gradients + one.step
+    return dataclasses.replace(one, workers=(workers - 1) * other)
 
 
 def _muon_update(config: GPTConfig, s: int) -> int:

@@ -21,6 +21,7 @@ from pygpt.planning.hardware import (
     peak_flops,
     pick_dtype,
 )
+from pygpt.planning.local_workers import can_share, share_step
 from pygpt.planning.memory import CONTEXT_BYTES, Plan
 from pygpt.utils.errors import InputError
 from pygpt.utils.format import gib
@@ -39,22 +40,20 @@ class Machine:
     card: Card | None
     """None for a CPU, or a GPU without a data sheet."""
     is_here: bool
-    limit: str = ""
-    """What leaves no more than `free`, such as "ulimit -v of 2.00 GiB"; empty where the device's
-    memory does."""
+    threads: int = 1
+    """That a CPU computes with."""
 
     @classmethod
     def here(cls, device: torch.device) -> Machine:
         """The machine this runs on, computing on `device`."""
-        memory = free_memory(device)
         return cls(
             name=device_name(device),
             device=device,
-            free=memory.free,
-            host_free=free_memory(torch.device("cpu")).free,
+            free=free_memory(device),
+            host_free=free_memory(torch.device("cpu")),
             card=card_of(device) if device.type == "cuda" else None,
             is_here=True,
-            limit=memory.limit,
+            threads=torch.get_num_threads(),
         )
 
     @classmethod
@@ -91,8 +90,7 @@ class Machine:
 
     def __str__(self) -> str:
         if self.is_here:
-            limit = f" under the {self.limit}" if self.limit else ""
-            return f"{self.name}: {gib(self.free)} of memory free{limit}"
+            return f"{self.name}: {gib(self.free)} of memory free"
         return f"{self.name}; {gib(CONTEXT_BYTES)} of it taken by CUDA and a desktop (assumed)"
 
 
@@ -118,6 +116,9 @@ class ResolvedConfig:
     """Processes that share the batch of a step."""
     parallel: Literal["none", "ddp", "fsdp"] = "none"
     """How they share the model; see `pygpt.training.parallel`."""
+    workers: int = 1
+    """Processes of this machine that share a step on a CPU, this one among them; see
+    `pygpt.training.workers`."""
 
     def with_micro_batch(self, micro_batch: int) -> ResolvedConfig:
         """The same run with another number of sequences at once."""
@@ -149,6 +150,7 @@ class ResolvedConfig:
             str(self.impl),
             ranks=self.ranks,
             sharded=self.parallel == "fsdp",
+            workers=self.workers,
         )
 
 
@@ -183,7 +185,10 @@ def resolve(
     dtype = machine.pick_dtype(config)
     impl = _pick_implementations(config, dtype, machine.device, model)
     peak = machine.peak(dtype)
-    compiles = resolve_compile(config, model, machine.device.type, peak.flops)
+    shares = ranks == 1 and can_share(config, model, machine.device.type)
+    shares = shares and dtype != torch.float16 and machine.threads > 1
+    # Workers gain more than a compiler, which each would have to wait for.
+    compiles = not shares and resolve_compile(config, model, machine.device.type, peak.flops)
     stored = dataclasses.replace(
         config,
         device=str(machine.device) if ranks == 1 else machine.device.type,
@@ -211,16 +216,16 @@ def resolve(
     if check_memory:
         plan.check_host(machine.host_free)
         if config.micro_batch != "auto":
-            plan.check_state(machine.free, machine.limit)
-    micro_batch = config.micro_batch
-    if micro_batch == "auto":
-        try:
-            micro_batch = plan.largest_micro_batch(machine.free, machine.limit)
-        except InputError:
-            if check_memory:
-                raise
-            micro_batch = 1
-    return unfitted.with_micro_batch(micro_batch)
+            plan.check_state(machine.free)
+    asked = None if config.micro_batch == "auto" else config.micro_batch
+    try:
+        threads = machine.threads if shares else 1
+        workers, micro_batch = share_step(plan, asked, threads, machine.free)
+    except InputError:
+        if check_memory:
+            raise
+        workers, micro_batch = 1, 1
+    return dataclasses.replace(unfitted.with_micro_batch(micro_batch), workers=workers)
 
 
 def _pick_implementations(

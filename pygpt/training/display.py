@@ -88,6 +88,8 @@ def describe(console: Console, run: ResolvedConfig, train_split: Split) -> None:
         f"on {name}, {config.dtype}, {run.accumulation} × {run.micro_batch} sequences a step"
         f"{', compiled' if config.compile else ''}; {config.impl}",
     )
+    if run.workers > 1:
+        say(console, f"{run.workers} processes of this machine share each step")
     if run.ranks > 1:
         say(console, f"so on each of {run.ranks} processes, by {run.parallel}")
     say(console, f"MFU is the share of {run.peak}")

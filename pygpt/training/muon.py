@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -43,6 +43,9 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     State of a parameter: ``momentum_buffer`` of a matrix, else AdamW's ``step``, ``exp_avg`` and
     ``exp_avg_sq``. It is allocated here, not in the first step.
+
+    Attributes:
+        orthogonalize: a batch of matrices (N, rows, columns) → what `newton_schulz` makes of it.
     """
 
     def __init__(self, model: GPT, config: TrainConfig) -> None:
@@ -60,6 +63,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
             ],
             {"lr": config.learning_rate, "lr_scale": 1.0},
         )
+        self.orthogonalize: Callable[[Tensor], Tensor] = newton_schulz
         self._dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
         for p in matrices.values():
             self.state[p] = {"momentum_buffer": torch.zeros_like(p)}
@@ -102,7 +106,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         if batch[0].mesh is not None:
             # Every rank adds its rows to zeros: the sum is exact, and slices need not be equal.
             dist.all_reduce(stacked, group=batch[0].mesh.get_group())
-        orthogonal = newton_schulz(stacked)
+        orthogonal = self.orthogonalize(stacked)
         for matrix, update in zip(batch, orthogonal, strict=True):
             lr, weight = matrix.group["lr"] * matrix.group["lr_scale"], matrix.weight
             is_tall = matrix.shape[0] > matrix.shape[1]

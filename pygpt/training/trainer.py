@@ -29,6 +29,7 @@ from pygpt.training import recovery
 from pygpt.training.average import WeightAverage
 from pygpt.training.batches import Batches
 from pygpt.training.figures import Figures
+from pygpt.training.muon import MuonWithAdamW
 from pygpt.training.observer import LaunchedStep, Observer, StepReport
 from pygpt.training.offload import build_updater
 from pygpt.training.parallel import parallelize
@@ -36,6 +37,7 @@ from pygpt.training.ranks import Ranks
 from pygpt.training.recovery import Failure, Vote
 from pygpt.training.saver import Saver
 from pygpt.training.schedule import learning_rate, sequence_length
+from pygpt.training.workers import Workers
 from pygpt.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -81,7 +83,10 @@ class Trainer:
         self._parallel = parallelize(
             model, run.parallel, run.device, dtype=run.dtype, compiled=run.compile
         )
+        self._workers = Workers(model, run)
         self._updater = build_updater(model, self.config)
+        if isinstance(self._updater.optimizer, MuonWithAdamW) and run.workers > 1:
+            self._updater.optimizer.orthogonalize = self._workers.orthogonalize
         decay = self.config.ema_decay
         self._average = WeightAverage(self._updater.weights, decay) if decay else None
         self._batches = Batches(train, self.config, run.device, self._ranks)
@@ -122,6 +127,10 @@ class Trainer:
         Raises:
             InputError: out of memory with one sequence at a time.
         """
+        with self._workers.step():
+            return self._train_step()
+
+    def _train_step(self) -> LaunchedStep:
         lr = learning_rate(self.step, self.config)
         loss = recovery.retry(
             self._backward, self._recover, self._ranks, agreed=self._parallel.recovers
@@ -156,14 +165,17 @@ class Trainer:
         parts = zip(torch.split(x, n), torch.split(y, n), divisors, strict=True)
         micro_batches = ((a.view(-1, length), b.view(-1, length), c) for a, b, c in parts)
         total = torch.zeros((), device=self.run.device)
-        for i, (inputs, targets, divisor) in enumerate(micro_batches, 1):
-            last = i == accumulation and synchronise
+        self._workers.start(x, y, divisors, length)
+        for i, (inputs, targets, divisor) in enumerate(micro_batches):
+            last = i + 1 == accumulation and synchronise
             if last:
                 vote.succeeded()  # from here on the ranks wait for one another
-            with self._parallel.micro_batch(last):
-                with self._autocast():
-                    loss = self._parallel.loss(inputs, targets) / divisor
-                self._updater.backward(loss)
+            loss = self._workers.collect(i)
+            if loss is None:
+                with self._parallel.micro_batch(last):
+                    with self._autocast():
+                        loss = self._parallel.loss(inputs, targets) / divisor
+                    self._updater.backward(loss)
             total += loss.detach()
         return total
 
@@ -184,6 +196,7 @@ class Trainer:
             self._saver.wait()
             self._announce_checkpoints()
         finally:
+            self._workers.close()
             self._saver.close()
 
     def _train_steps(self, should_stop: Callable[[], bool]) -> None:
