@@ -18,6 +18,19 @@ using namespace pygpt;
 
 namespace {
 
+// A path as the system's calls take it: any bytes but NUL.
+std::string to_path(const py::handle& path) {
+    PyObject* encoded = nullptr;
+    if (PyUnicode_FSConverter(path.ptr(), &encoded) == 0) throw py::error_already_set();
+    return py::reinterpret_steal<py::bytes>(encoded);
+}
+
+// A text that may hold such a path, as Python shows it: bytes that are not UTF-8 are escaped.
+py::str from_path(const std::string& text) {
+    const auto size = static_cast<Py_ssize_t>(text.size());
+    return py::reinterpret_steal<py::str>(PyUnicode_DecodeFSDefaultAndSize(text.data(), size));
+}
+
 // The memory of `array`, checked to be what fill() writes.
 std::int64_t* writable_rows(const char* name, py::array& array, const BatchSampler& sampler) {
     const bool fits = py::isinstance<py::array_t<std::int64_t>>(array) && array.ndim() == 2 &&
@@ -71,12 +84,14 @@ PYBIND11_MODULE(_C, m) {
         try {
             if (pointer) std::rethrow_exception(pointer);
         } catch (const InputError& error) {
-            py::set_error(py::module_::import("pygpt.utils.errors").attr("InputError"), error.what());
+            PyErr_SetObject(py::module_::import("pygpt.utils.errors").attr("InputError").ptr(),
+                            from_path(error.what()).ptr());
         }
     });
 
     py::class_<TokenFile>(m, "TokenFile")
-        .def_property_readonly("path", &TokenFile::path)
+        .def_property_readonly("path",
+                               [](const TokenFile& file) { return from_path(file.path()); })
         .def_property_readonly("format",
                                [](const TokenFile& file) { return to_string(file.format()); })
         .def_property_readonly("dtype",
@@ -85,8 +100,10 @@ PYBIND11_MODULE(_C, m) {
         .def_property_readonly("data_offset", &TokenFile::data_offset);
 
     py::class_<TokenShards, std::shared_ptr<TokenShards>>(m, "TokenShards")
-        .def(py::init([](const std::vector<std::string>& paths, const std::string& raw_dtype) {
-                 return std::make_shared<TokenShards>(paths, parse_id_type(raw_dtype));
+        .def(py::init([](const py::iterable& paths, const std::string& raw_dtype) {
+                 std::vector<std::string> encoded;
+                 for (const py::handle path : paths) encoded.push_back(to_path(path));
+                 return std::make_shared<TokenShards>(encoded, parse_id_type(raw_dtype));
              }),
              py::arg("paths"), py::arg("raw_dtype"))
         .def_property_readonly("n_tokens", &TokenShards::n_tokens)

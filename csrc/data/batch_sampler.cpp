@@ -117,11 +117,12 @@ void check(const SamplerOptions& options, std::int64_t n_tokens) {
                          std::to_string(world_size) + "; accepted is " + range(0, world_size - 1));
     }
     if (batch_size % world_size != 0) {
-        const std::int64_t below = batch_size / world_size * world_size;
+        const auto ranks = static_cast<std::uint64_t>(world_size);  // unsigned: the sum fits
+        const std::uint64_t below = static_cast<std::uint64_t>(batch_size) / ranks * ranks;
         throw InputError("batch_size " + std::to_string(batch_size) + " can't be shared by " +
                          std::to_string(world_size) + " ranks; the nearest that can " +
                          (below > 0 ? "are " + std::to_string(below) + " and " : "is ") +
-                         std::to_string(below + world_size));
+                         std::to_string(below + ranks));
     }
     if (block_size >= n_tokens) {
         throw InputError("the split has " + std::to_string(n_tokens) +

@@ -33,6 +33,16 @@ std::int64_t width(IdType type) { return static_cast<std::int64_t>(type); }
 
 std::string quoted(std::string_view text) { return "'" + std::string(text) + "'"; }
 
+// Bytes of a file as a message can show them: what is not printable becomes '?', the rest is cut.
+std::string printable(std::string_view bytes) {
+    constexpr std::size_t longest = 120;
+    std::string text(bytes.substr(0, longest));
+    for (char& byte : text) {
+        if (byte < ' ' || byte > '~') byte = '?';
+    }
+    return bytes.size() > longest ? text + "..." : text;
+}
+
 bool ends_with(std::string_view text, std::string_view end) {
     return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
 }
@@ -238,10 +248,10 @@ void TokenFile::interpret_npy() {
     const auto header = parse_npy_header(text);
     if (!header) {
         const auto end = std::min(text.find_last_not_of(" \n") + 1, text.size());
-        throw InputError(path_ + " holds the array " + std::string(text.substr(0, end)) + accepted);
+        throw InputError(path_ + " holds the array " + printable(text.substr(0, end)) + accepted);
     }
     if (header->descr != "<u2" && header->descr != "<u4") {
-        throw InputError(path_ + " holds ids of type " + quoted(header->descr) + accepted);
+        throw InputError(path_ + " holds ids of type " + quoted(printable(header->descr)) + accepted);
     }
     if (header->fortran_order) throw InputError(path_ + " is in Fortran order" + accepted);
     id_type_ = header->descr == "<u2" ? IdType::uint16 : IdType::uint32;
