@@ -1,6 +1,7 @@
 """The compiled core (csrc/), as Python sees it. Errors are pygpt.errors.InputError unless said."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ class TokenFile:
 class TokenShards:
     """Shards in order, read as one long row of ids."""
 
-    def __init__(self, paths: Sequence[str], raw_dtype: str) -> None: ...
+    def __init__(self, paths: Iterable[str | bytes | os.PathLike[str]], raw_dtype: str) -> None: ...
     @property
     def n_tokens(self) -> int: ...
     @property

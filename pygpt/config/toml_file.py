@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-import typeguard
-
 from pygpt.config.other_trainers import hint
 from pygpt.config.start import StartOptions
 from pygpt.config.train import TrainConfig
 from pygpt.utils.errors import InputError
+from pygpt.utils.json_file import of_type
 from pygpt.utils.suggest import did_you_mean
 
 if sys.version_info >= (3, 11):
@@ -35,7 +34,7 @@ def read(path: Path) -> dict[str, Any]:
         values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"can't read the config {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid TOML: {error}") from error
     types = get_type_hints(TrainConfig)
     for name, value in values.items():
@@ -66,15 +65,11 @@ def _checked(path: Path, name: str, value: Any, type_: Any) -> Any:
         if not value:
             raise InputError(f"{path}: {name} is empty; give a path, or leave the line out")
         return Path(value)
-    if type_ is float and type(value) is int:
-        return float(value)
     return _of_type(path, name, value, type_)
 
 
 def _of_type(path: Path, name: str, value: Any, type_: Any) -> Any:
     try:
-        if isinstance(value, bool) and bool not in (type_, *get_args(type_)):
-            raise typeguard.TypeCheckError("bool is not expected")
-        return typeguard.check_type(value, type_)
-    except typeguard.TypeCheckError as error:
-        raise InputError(f"{path}: {name} = {value!r} can't be used: {error}") from error
+        return of_type(name, value, type_)
+    except TypeError as error:
+        raise InputError(f"{path}: {error}") from error

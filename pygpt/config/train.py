@@ -17,6 +17,8 @@ from pygpt.config.data_parts import DataPart, parse_data
 from pygpt.config.gpt import GPTConfig
 from pygpt.utils.errors import InputError, check_seed
 
+_LARGEST = 2**40  # of steps and tokens: beyond that is a mistake, not a run
+
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 
 
@@ -146,8 +148,10 @@ class TrainConfig:
             "checkpoint_interval", "keep_checkpoints", "learning_rate", "block_size",
         )  # fmt: skip
         for name in positive:
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name} must be finite and above 0, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) <= _LARGEST:
+                raise InputError(
+                    f"{name} must be above 0 and at most 2**40, got {getattr(self, name)}"
+                )
         for name in ("min_lr", "warmup_steps", "weight_decay", "grad_clip", "block_warmup_steps"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(
@@ -304,7 +308,10 @@ def _multiples_around(total: int, unit: int) -> str:
 
 
 def _divisors_around(total: int, wanted: int) -> str:
-    below = next(n for n in range(min(wanted, total), 0, -1) if total % n == 0)
-    # The divisors above `wanted` are total / n for the n below total / wanted.
-    above = next((total // n for n in range(total // wanted, 0, -1) if total % n == 0), None)
-    return " or ".join(str(n) for n in (below, above) if n)
+    small = [n for n in range(1, math.isqrt(total) + 1) if total % n == 0]
+    divisors = {*small, *(total // n for n in small)}
+    around = [
+        max((n for n in divisors if n <= wanted), default=None),
+        min((n for n in divisors if n > wanted), default=None),
+    ]
+    return " or ".join(str(n) for n in around if n)

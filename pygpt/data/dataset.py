@@ -146,7 +146,7 @@ class TokenDataset:
             raise InputError(f"{self.path / FILE_NAME} names no shards for {self.split!r}")
         self.tokenizer: TokenizerInfo = info.tokenizer
         self.n_bytes = split.bytes
-        self.shards = _C.TokenShards([str(path) for path in paths], info.dtype)
+        self.shards = _C.TokenShards(paths, info.dtype)
         for file, shard in zip(self.shards.files, split.shards, strict=True):
             _check_agrees(file, shard, info.dtype)
         mask_scans: list[ShardScan] = []
@@ -179,7 +179,7 @@ class TokenDataset:
     def _open_bare(self, tokenizer: str | None) -> None:
         paths = _find_shards(self.path, self.split)
         self.tokenizer = _tokenizer_info(tokenizer or "gpt2")
-        self.shards = _C.TokenShards([str(path) for path in paths], "uint16")
+        self.shards = _C.TokenShards(paths, "uint16")
         for file in self.shards.files:
             if file.format == "llm.c" and file.dtype == "uint32":
                 raise InputError(

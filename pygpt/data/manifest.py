@@ -21,12 +21,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from pygpt.tokenizers.info import TokenizerInfo
 from pygpt.utils.errors import InputError
 from pygpt.utils.files import replace_text
+from pygpt.utils.json_file import build, parse
 
 FILE_NAME = "dataset.json"
 FORMAT = 1
@@ -43,6 +45,13 @@ class ShardInfo:
     """Where its first document starts: PART:RECORD, counted from 0. None if it was not recorded."""
     last: str | None = None
     """Where its last document comes from."""
+
+    def __post_init__(self) -> None:
+        if self.file in ("", ".", "..") or set(self.file) & {"/", "\0"}:
+            raise ValueError(f"{self.file!r:.60} is not the name of a file beside it")
+        os.fsencode(self.file)
+        if self.tokens < 1:
+            raise ValueError(f"{self.file} is said to have {self.tokens} tokens")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +70,10 @@ class SplitInfo:
         """Ids over all shards, end-of-text included."""
         return sum(shard.tokens for shard in self.shards)
 
+    def __post_init__(self) -> None:
+        if self.documents < 0 or self.bytes < 0:
+            raise ValueError("a split is said to have fewer than 0 documents or bytes")
+
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
@@ -72,6 +85,10 @@ class DatasetInfo:
     source: str
     details: dict[str, Any] | None = None
     """How it was prepared: options, revision, counts of dropped documents."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("uint16", "uint32"):
+            raise ValueError(f"dtype {self.dtype!r:.60} is neither uint16 nor uint32")
 
     def write(self, directory: Path) -> None:
         """Write ``directory/dataset.json``, flushed and renamed into place."""
@@ -89,7 +106,7 @@ class DatasetInfo:
         if not path.exists():
             raise InputError(f"{directory} has no {FILE_NAME}: it is not a prepared dataset")
         try:
-            fields = json.loads(path.read_text(encoding="utf-8-sig"))
+            fields = parse(path.read_text(encoding="utf-8-sig"))
             if fields.get("format") != FORMAT:
                 raise InputError(
                     f"{path} has format {fields.get('format')!r} and this pygpt reads {FORMAT}; "
@@ -105,26 +122,28 @@ class DatasetInfo:
 
     @classmethod
     def _from_fields(cls, fields: dict[str, Any]) -> DatasetInfo:
-        splits = {
-            name: SplitInfo(
-                documents=split["documents"],
-                bytes=split["bytes"],
-                shards=_shards(split["shards"]),
-                loss_mask=_shards(split["loss_mask"]) if "loss_mask" in split else None,
-            )
-            for name, split in fields["splits"].items()
-        }
-        return cls(
-            TokenizerInfo(**fields["tokenizer"]),
-            fields["dtype"],
-            splits,
-            fields["source"],
-            fields.get("details"),
+        splits = {name: _split(split) for name, split in fields["splits"].items()}
+        known = {"dtype", "source", "details"} & fields.keys()
+        return build(
+            cls,
+            {
+                "tokenizer": build(TokenizerInfo, fields["tokenizer"]),
+                "splits": splits,
+                **{name: fields[name] for name in known},
+            },
         )
 
 
+def _split(fields: dict[str, Any]) -> SplitInfo:
+    known = {"documents", "bytes"} & fields.keys()
+    given = {name: fields[name] for name in known} | {"shards": _shards(fields["shards"])}
+    if "loss_mask" in fields:
+        given["loss_mask"] = _shards(fields["loss_mask"])
+    return build(SplitInfo, given)
+
+
 def _shards(fields: list[dict[str, Any]]) -> tuple[ShardInfo, ...]:
-    return tuple(ShardInfo(**shard) for shard in fields)
+    return tuple(build(ShardInfo, shard) for shard in fields)
 
 
 def _without_none(value: Any) -> Any:

@@ -16,6 +16,7 @@ from pygpt.data.manifest import ShardInfo
 from pygpt.data.shards import SplitState
 from pygpt.utils.errors import InputError
 from pygpt.utils.files import replace_text
+from pygpt.utils.json_file import build, of_type, parse
 from pygpt.utils.progress import ProgressBar
 
 _FILE_NAME = "progress.json"
@@ -48,15 +49,8 @@ class Progress:
         if not path.exists():
             return cls(identity)
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
-            before = cls(
-                fields["identity"],
-                Position(*fields["position"]),
-                {name: _split_state(split) for name, split in fields["splits"].items()},
-                fields["dropped"],
-                fields["n_hashes"],
-            )
-        except (ValueError, KeyError, TypeError) as error:
+            before = cls._from_fields(parse(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{path} is damaged ({error}); delete {directory} to start again"
             ) from error
@@ -71,6 +65,13 @@ class Progress:
             )
         return before
 
+    @classmethod
+    def _from_fields(cls, fields: dict[str, Any]) -> Progress:
+        given = {name: fields[name] for name in ("identity", "dropped", "n_hashes")}
+        part, pieces = of_type("position", fields["position"], list[int])
+        splits = {name: _split_state(split) for name, split in fields["splits"].items()}
+        return build(cls, given | {"position": Position(part, pieces), "splits": splits})
+
     def write(self, directory: Path) -> None:
         """Record it, flushed and renamed into place."""
         replace_text(directory / _FILE_NAME, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
@@ -83,8 +84,8 @@ class Progress:
 
 
 def _split_state(fields: dict[str, Any]) -> SplitState:
-    shards = tuple(ShardInfo(**shard) for shard in fields["shards"])
-    return SplitState(**{**fields, "shards": shards})
+    shards = tuple(build(ShardInfo, shard) for shard in fields["shards"])
+    return build(SplitState, {**fields, "shards": shards})
 
 
 class Hashes:

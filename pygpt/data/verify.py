@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pygpt.utils.files import cache_directory, replace_text
+from pygpt.utils.json_file import build, parse
 from pygpt.utils.progress import ProgressBar
 
 logger = logging.getLogger(__name__)
@@ -144,8 +145,8 @@ def _cache_path(real_path: str) -> Path:
 def _remembered(file: Shard) -> ShardScan | None:
     real_path = os.path.realpath(file.path)
     try:
-        fields = json.loads(_cache_path(real_path).read_text(encoding="utf-8"))
-        scan = ShardScan(**fields)
+        fields = parse(_cache_path(real_path).read_text(encoding="utf-8"))
+        scan = build(ShardScan, fields)
     except (OSError, ValueError, TypeError):
         return None  # never scanned, or a file of another version: it is scanned again
     status = os.stat(real_path)

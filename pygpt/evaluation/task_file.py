@@ -6,7 +6,6 @@ A file is JSON Lines, one example a line, or parquet, one example a row.
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from pygpt.data.corpora.base import refuse_utf16
 from pygpt.hub.repository import Repository
 from pygpt.utils.errors import InputError
+from pygpt.utils.json_file import parse
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
             continue
         place = f"{path}, line {number}"
         try:
-            yield place, json.loads(line)
+            yield place, parse(line)
         except ValueError as error:
             raise InputError(f"{place} is not valid JSON: {error}") from error
 

@@ -74,6 +74,8 @@ def load(
             implementation that can't run on this device.
     """
     config, tokenizer = read_config(directory)
+    stored = StoredTensors.of_directory(directory)
+    _match(directory, stored, config)  # before memory is asked for what config.json says
     used = dataclasses.replace(config, dropout=0.0)  # only training drops
     chosen = Implementations.parse(impl).resolve(device, used)
     with torch.device("meta"):  # no initial weights: they would be replaced at once
@@ -95,8 +97,8 @@ def load_into(model: GPT, directory: Path) -> None:
     """
     stored = StoredTensors.of_directory(directory)
     state = model.state_dict()
+    names = _match(directory, stored, model.config)
     try:
-        names = layout.match({name: stored.shape(name) for name in stored.names()}, model.config)
         for name, target in layout.to_hf(state, model.config).items():
             if name in state:
                 stored.copy_into(names[name], target)
@@ -105,6 +107,13 @@ def load_into(model: GPT, directory: Path) -> None:
                 raise InputError(layout.describe_unexpected_bias(names[name]))
         if layout.HEAD in names and not stored.equal(names[layout.HEAD], state["wte.weight"]):
             raise InputError(layout.describe_untied_head())
+    except InputError as error:
+        raise InputError(f"{directory}: {error}") from error
+
+
+def _match(directory: Path, stored: StoredTensors, config: GPTConfig) -> dict[str, str]:
+    try:
+        return layout.match({name: stored.shape(name) for name in stored.names()}, config)
     except InputError as error:
         raise InputError(f"{directory}: {error}") from error
 
@@ -136,8 +145,9 @@ def read_config(directory: Path) -> tuple[GPTConfig, TokenizerInfo]:
 
 def stored_launch_table(directory: Path) -> str | None:
     """The launch table that a checkpoint's kernels took; None where it had no Triton kernels."""
-    table: str | None = (_read_fields(directory).get("pygpt") or {}).get("launch_table")
-    return table
+    ours = _read_fields(directory).get("pygpt")
+    table = ours.get("launch_table") if isinstance(ours, dict) else None
+    return table if isinstance(table, str) else None
 
 
 def _read_fields(directory: Path) -> dict[str, Any]:

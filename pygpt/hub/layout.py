@@ -17,6 +17,7 @@ from pygpt.config import GPTConfig
 from pygpt.tokenizers.chat import END_OF_TURN, special_ids
 from pygpt.tokenizers.info import TokenizerInfo
 from pygpt.utils.errors import InputError
+from pygpt.utils.json_file import build, of_type
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,6 +120,11 @@ def match(stored: Mapping[str, tuple[int, ...]], config: GPTConfig) -> dict[str,
     Raises:
         InputError: tensors are missing, unexpected or of another shape; each is listed.
     """
+    if config.n_layer > len(stored):  # before that many names are made
+        raise InputError(
+            f"the tensors don't fit config.json: n_layer is {config.n_layer:,}, and there are "
+            f"{len(stored)} tensors"
+        )
     names: dict[str, str] = {}
     for name in stored:
         plain = _without_prefixes(name)
@@ -238,12 +244,12 @@ def from_config(fields: Mapping[str, Any]) -> tuple[GPTConfig, TokenizerInfo | N
         n_head=sizes["n_head"],
         n_embd=sizes["n_embd"],
         dropout=_dropout(given),
-        bias=bool(ours.get("bias", True)),
+        bias=_bias(ours),
     )
     if given.get("n_inner", 4 * config.n_embd) != 4 * config.n_embd:
         raise UnsupportedModelError(f"n_inner = {given['n_inner']}; pygpt runs 4 × n_embd only")
     try:
-        return config, TokenizerInfo(**ours["tokenizer"]) if "tokenizer" in ours else None
+        return config, build(TokenizerInfo, ours["tokenizer"]) if "tokenizer" in ours else None
     except TypeError as error:
         raise InputError(f'"pygpt"."tokenizer" has a wrong field: {error}') from error
 
@@ -257,15 +263,23 @@ def _sizes(given: dict[str, Any]) -> dict[str, int]:
     sizes = {name: given.get(name, value) for name, value in _SHAPE.items()}
     for name, value in sizes.items():
         if not isinstance(value, int) or isinstance(value, bool):
-            raise InputError(f"{name} = {value!r} is not a whole number")
+            raise InputError(f"{name} = {value!r:.40} is not a whole number")
     return sizes
 
 
 def _dropout(given: Mapping[str, Any]) -> float:
     value = given.get("resid_pdrop", 0.1)
-    if not isinstance(value, (int, float)):
-        raise InputError(f"resid_pdrop = {value!r} is not a number")
-    return float(value)
+    try:
+        return float(of_type("resid_pdrop", value, float))
+    except TypeError as error:
+        raise InputError(str(error)) from error
+
+
+def _bias(ours: Mapping[str, Any]) -> bool:
+    value = ours.get("bias", True)
+    if not isinstance(value, bool):
+        raise InputError(f'"pygpt"."bias" = {value!r:.40} is not true or false')
+    return value
 
 
 def _names(accepted: Iterable[Any]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pygpt.data.corpora.base import refuse_utf16
 from pygpt.utils.errors import InputError
+from pygpt.utils.json_file import parse
 
 EXAMPLE = '{"prompt": "The future of AI is"}'
 
@@ -68,8 +69,8 @@ def _from_json(line: str, place: str) -> str | None:
     if not line.strip():
         return None
     try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        fields = parse(line)
+    except ValueError as error:
         why = (
             f"{error.msg} at column {error.colno}"
             if isinstance(error, json.JSONDecodeError)

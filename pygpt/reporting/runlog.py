@@ -11,17 +11,21 @@ import math
 from array import array
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pygpt.utils.errors import InputError
+from pygpt.utils.json_file import of_type
 
 Floats = NDArray[np.float64]
 
 ROWS = 2**16
 """Most rows of a table in memory."""
+
+LARGEST = 2**53
+"""Steps and facts beyond this are not numbers of a run; floats count exactly up to here."""
 
 COLUMNS = ("loss", "peak", "lr", "grad_norm", "seconds", "tokens_per_second", "mfu", "tokens")
 """Of a table; `peak` is the largest loss of the records that a row stands for. A value that the log
@@ -166,10 +170,15 @@ class Facts:
     sources: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def put(self, name: str, value: Any, source: str) -> None:
-        """Set a fact, unless its value is None."""
-        if value is not None:
-            setattr(self, name, value)
-            self.sources[name] = source
+        """Set a fact, unless its value is None or can't be one: nothing is guessed from it."""
+        try:
+            value = of_type(name, value, _FACT_TYPES[name])
+        except TypeError:
+            return
+        if value is None or (isinstance(value, (int, float)) and not 0 <= value <= LARGEST):
+            return
+        setattr(self, name, value)
+        self.sources[name] = source
 
     def take(self, values: Mapping[str, Any], source: str) -> None:
         """Set the facts that a configuration has, except for "auto"."""
@@ -181,6 +190,9 @@ class Facts:
         """The facts that are not None."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {k: v for k, v in values.items() if v is not None and k != "sources"}
+
+
+_FACT_TYPES = get_type_hints(Facts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -340,6 +352,9 @@ class LogBuilder:
             )
 
     def _add(self, recorder: Recorder, step: float, values: dict[str, float]) -> None:
+        if not 0 <= step <= LARGEST:  # False for NaN
+            self.skipped += 1
+            return
         if not math.isfinite(values["loss"]):
             if len(self._not_finite) < 1000:
                 self._not_finite.append(int(step))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
-import json
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from pygpt.utils import cli
 from pygpt.utils.errors import InputError
+from pygpt.utils.json_file import of_type, parse
 
 TAIL = 1 << 16
 """Bytes at the end of metrics.jsonl that are read."""
@@ -89,11 +89,18 @@ def last_metrics(path: Path) -> list[dict[str, Any]]:
     found = []
     for line in lines:
         try:
-            fields = json.loads(line)
-            found.append({**fields, "step": int(fields["step"])})
+            found.append(_metrics(parse(line)))
         except (ValueError, TypeError, KeyError):  # cut at either end
             continue
     return found
+
+
+def _metrics(fields: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "step": of_type("step", fields["step"], int),
+        "train_loss": of_type("train_loss", fields["train_loss"], float),
+        "val_loss": of_type("val_loss", fields.get("val_loss"), float | None),
+    }
 
 
 if __name__ == "__main__":

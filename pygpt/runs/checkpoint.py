@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -41,6 +40,7 @@ from pygpt.runs.run import AVERAGE, CHECKPOINT_PREFIX, list_checkpoints
 from pygpt.tokenizers.info import TokenizerInfo
 from pygpt.utils.errors import InputError
 from pygpt.utils.files import PARTIAL, replacing
+from pygpt.utils.json_file import build, parse
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,10 @@ class TrainerState:
     """State of float16's loss scaling."""
     skipped_steps: int = 0
     """Steps in which float16 overflowed."""
+
+    def __post_init__(self) -> None:
+        if self.step < 0:
+            raise ValueError(f"step {self.step} is below 0")
 
     def fields(self) -> dict[str, Any]:
         """The content of ``trainer.json``; what only float16 has is left out elsewhere."""
@@ -282,7 +286,7 @@ def read_state(path: Path) -> TrainerState:
     """
     file = path / "trainer.json"
     try:
-        return TrainerState(**json.loads(file.read_text(encoding="utf-8")))
+        return build(TrainerState, parse(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{file} is missing or damaged ({error}); {_way_out(path)}") from error
 

@@ -26,6 +26,7 @@ from pygpt.config import TrainConfig, toml_file
 from pygpt.utils import cli
 from pygpt.utils.errors import InputError
 from pygpt.utils.files import remove_partial, replace_text
+from pygpt.utils.json_file import of_type, parse
 
 if TYPE_CHECKING:
     import torch
@@ -169,8 +170,8 @@ class Run:
 
     def _metrics_of(self, line: bytes, number: int) -> dict[str, Any]:
         try:
-            fields: dict[str, Any] = json.loads(line)
-            int(fields["step"])
+            fields: dict[str, Any] = parse(line)
+            fields["step"] = of_type("step", fields["step"], int)
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{self.metrics_file} is damaged in line {number} ({type(error).__name__}: "
@@ -198,8 +199,8 @@ class Run:
     def _starts(self) -> list[dict[str, Any]]:
         path = self._starts_file
         try:
-            starts: list[dict[str, Any]] = json.loads(path.read_bytes()) if path.exists() else []
-            return [dict(start) for start in starts]
+            starts = parse(path.read_bytes()) if path.exists() else []
+            return list(of_type("it", starts, list[dict[str, Any]]))
         except (ValueError, TypeError) as error:
             raise InputError(f"{path} is damaged ({error}); delete or move it") from error
 

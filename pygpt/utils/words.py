@@ -80,7 +80,7 @@ def whole_number(text: str) -> int | None:
     if not found:
         return None
     digits, exponent, suffix = found.groups()
-    if abs(int(exponent or 0)) > 30:
+    if len(digits) > 40 or len(exponent or "") > 3 or abs(int(exponent or 0)) > 30:
         return None
     number = Decimal(digits.replace("_", "")).scaleb(int(exponent or 0))
     number *= _FACTORS[suffix.lower()]

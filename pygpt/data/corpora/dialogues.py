@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import codecs
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -19,6 +18,7 @@ from pygpt.data.corpora.compressed import open_compressed, read_errors
 from pygpt.data.corpora.parts import Unreadable
 from pygpt.tokenizers.chat import ROLES, Message, read_message
 from pygpt.utils.errors import InputError
+from pygpt.utils.json_file import parse
 
 
 class _Form(NamedTuple):
@@ -77,7 +77,7 @@ def _records(file: IO[bytes]) -> Iterator[tuple[int, str, bytes | object]]:
         return
     whole = first + b"".join(lines)
     try:
-        records = json.loads(whole)
+        records = parse(whole)
     except ValueError as error:
         yield len(whole), "a JSON array", _NotJson(str(error))
         return
@@ -93,8 +93,8 @@ def _dialogue(record: bytes | object) -> list[Message]:
     fields: Any = record
     if isinstance(record, bytes):
         try:
-            fields = json.loads(record.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
+            fields = parse(record.decode("utf-8"))
+        except ValueError as error:
             fields = _NotJson(str(error))
     if isinstance(fields, _NotJson):
         raise InputError(f"not UTF-8 JSON ({fields.reason})")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from pygpt.data.corpora.base import some
 from pygpt.data.corpora.compressed import check_files, open_compressed, read_errors
 from pygpt.data.corpora.parts import Part, Unreadable
 from pygpt.data.corpora.record_files import RecordFiles
+from pygpt.utils.json_file import parse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ def read_json_lines(path: Path, text_column: str) -> Iterator[str | Unreadable]:
 
 def _text(line: bytes, column: str, number: int) -> str | Unreadable:
     try:
-        fields = json.loads(line.decode("utf-8"))
+        fields = parse(line.decode("utf-8"))
     except ValueError as error:
         return Unreadable(f"line {number + 1} is not UTF-8 JSON ({error})")
     if not isinstance(fields, dict):

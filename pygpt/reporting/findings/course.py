@@ -128,7 +128,7 @@ def _restarts(log: RunLog) -> Finding | None:
         return None
     lost = sum(restart.at - restart.to + 1 for restart in log.restarts)
     first = log.restarts[0]
-    share = lost / log.last_step
+    share = lost / max(log.last_step, 1)
     text = msg(
         "Resumed {n} times; {lost} steps were done twice, {share:.1%} of the run.",
         n=len(log.restarts),

@@ -46,6 +46,18 @@ def read_lines(path: Path) -> Iterator[str]:
             yield line.rstrip("\n")
 
 
+def number(text: str) -> float | None:
+    """The number that a text writes, commas between thousands left out; None if it is not one.
+
+    A whole number is an int, as facts are.
+    """
+    text = text.replace(",", "")
+    try:
+        return int(text) if text.isdecimal() else float(text)
+    except ValueError:  # also of more digits than Python converts
+        return None
+
+
 def head(path: Path) -> str:
     """The text it begins with.
 

@@ -34,5 +34,5 @@ def read(path: Path, log: LogBuilder) -> None:
             if row.get("loss"):
                 columns = {ours: float(row[name]) for name, ours in _COLUMNS.items() if row[name]}
                 log.train(step, float(row["loss"]), **columns)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             log.skipped += 1

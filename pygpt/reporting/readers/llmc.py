@@ -25,7 +25,7 @@ def read(path: Path, log: LogBuilder) -> None:
             continue
         try:
             fields = dict(word.split(":", 1) for word in line.split())
-            step = int(fields["s"])
+            step = float(fields["s"])
             if "trl" in fields:
                 names = {"lr": "lr", "norm": "grad_norm"}
                 columns = {names[key]: float(fields[key]) for key in names if key in fields}

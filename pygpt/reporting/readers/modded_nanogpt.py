@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pygpt.reporting.readers.lines import read_lines
+from pygpt.reporting.readers.lines import number, read_lines
 from pygpt.reporting.runlog import LogBuilder
 
 NAME = "modded-nanogpt log"
@@ -32,16 +32,14 @@ def read(path: Path, log: LogBuilder) -> None:
         if not line.startswith("step:"):
             continue
         found = _LINE.match(line)
-        try:
-            if not found:
-                raise ValueError("another kind of line")
-            step, loss = int(found[1]), float(found[4])
-        except ValueError:
+        step, loss = (number(found[1]), number(found[4])) if found else (None, None)
+        if not found or step is None or loss is None:
             log.skipped += "loss:" in line
             continue
-        log.fact("max_steps", int(found[2]), "log")
+        log.fact("max_steps", number(found[2]), "log")
         if found[3] == "val_loss":
             log.validation(step, loss)
         else:
-            columns = {"seconds": float(found[5]) / 1e3} if found[5] else {}
+            milliseconds = number(found[5] or "")
+            columns = {} if milliseconds is None else {"seconds": milliseconds / 1e3}
             log.train(step, loss, **columns)

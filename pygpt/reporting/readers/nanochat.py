@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pygpt.reporting.readers.lines import read_lines
-from pygpt.reporting.runlog import LogBuilder
+from pygpt.reporting.readers.lines import number, read_lines
+from pygpt.reporting.runlog import LARGEST, LogBuilder
 
 NAME = "nanochat stdout"
 
@@ -47,15 +47,11 @@ def read(path: Path, log: LogBuilder) -> None:
         if found := _STEP.match(line):
             _add_step(found, log)
         elif found := _EVALUATION.match(line):
-            step, unit, value = int(found[1]), found[2], float(found[3])
-            if unit == "loss":
-                log.validation(step, value)
-            else:
-                log.val_bits_per_byte[step] = value
+            _add_evaluation(found, log)
         elif line.startswith("step "):
             log.skipped += 1
         elif found := _FACT.fullmatch(line):
-            log.fact(_FACTS[found[1]], int(found[2].replace(",", "")), "log")
+            log.fact(_FACTS[found[1]], number(found[2]), "log")
         elif line.endswith("Distributed world size: 1"):
             on_one_gpu = True
         elif on_one_gpu and (found := _CARD.match(line)):
@@ -63,8 +59,9 @@ def read(path: Path, log: LogBuilder) -> None:
 
 
 def _add_step(found: re.Match[str], log: LogBuilder) -> None:
-    log.fact("max_steps", int(found[2]), "log")
-    fields = {key: float(value.replace(",", "")) for key, value in _FIELD.findall(found[4])}
+    log.fact("max_steps", number(found[2]), "log")
+    values = ((key, number(value)) for key, value in _FIELD.findall(found[4]))
+    fields = {key: value for key, value in values if value is not None}
     columns = {}
     if "dt" in fields:
         columns["seconds"] = fields["dt"] / 1e3
@@ -74,7 +71,18 @@ def _add_step(found: re.Match[str], log: LogBuilder) -> None:
         columns["mfu"] = mfu / 100
     if "grad norm" in fields:
         columns["grad_norm"] = fields["grad norm"]
-    try:
-        log.train(int(found[1]), float(found[3]), **columns)
-    except ValueError:
+    step, loss = number(found[1]), number(found[3])
+    if step is None or loss is None:
         log.skipped += 1
+    else:
+        log.train(step, loss, **columns)
+
+
+def _add_evaluation(found: re.Match[str], log: LogBuilder) -> None:
+    step, value = number(found[1]), number(found[3])
+    if step is None or value is None:
+        log.skipped += 1
+    elif found[2] == "loss":
+        log.validation(step, value)
+    elif step <= LARGEST:
+        log.val_bits_per_byte[int(step)] = value

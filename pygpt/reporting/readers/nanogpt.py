@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
+import math
 import re
 from pathlib import Path
 from typing import Any
 
-from pygpt.reporting.readers.lines import read_lines
-from pygpt.reporting.runlog import LogBuilder
+from pygpt.reporting.readers.lines import number, read_lines
+from pygpt.reporting.runlog import LARGEST, LogBuilder
 from pygpt.utils.errors import InputError
 
 NAME = "nanoGPT stdout"
@@ -39,6 +40,10 @@ _FACTS = {
 """nanoGPT's names of configuration → facts."""
 
 
+# What ast.parse raises: of too many brackets MemoryError or RecursionError.
+_NOT_PYTHON = (SyntaxError, ValueError, MemoryError, RecursionError)
+
+
 def matches(path: Path, head: str) -> bool:
     """A line of an evaluation or a step."""
     return bool(_EVALUATION.search(head) or _STEP.search(head))
@@ -56,10 +61,11 @@ def read(path: Path, log: LogBuilder) -> None:
             _add_fact(line, values, log)
     use_config(values, log, "log")
     if log.facts.batch_tokens is None:
-        batch, block = values.get("batch_size"), values.get("block_size")
-        if isinstance(batch, int) and isinstance(block, int):
-            accumulation = values.get("gradient_accumulation_steps", 1)
-            log.fact("batch_tokens", batch * block * accumulation, "log")
+        sizes = {"gradient_accumulation_steps": 1, **values}
+        names = ("batch_size", "block_size", "gradient_accumulation_steps")
+        factors = [sizes[name] for name in names if isinstance(sizes.get(name), int)]
+        if len(factors) == len(names):
+            log.fact("batch_tokens", math.prod(factors), "log")
 
 
 def use_config(values: dict[str, Any], log: LogBuilder, source: str) -> None:
@@ -83,7 +89,7 @@ def read_config(path: Path) -> dict[str, Any]:
         tree = ast.parse(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"can't read the config {path}: {error.strerror}") from error
-    except (SyntaxError, ValueError) as error:
+    except _NOT_PYTHON as error:
         raise InputError(f"{path} is not a Python file of assignments: {error}") from error
     values = {}
     for node in tree.body:
@@ -100,41 +106,47 @@ def _arithmetic(node: ast.expr) -> Any:
         return node.value
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
         left, right = _arithmetic(node.left), _arithmetic(node.right)
-        if isinstance(left, (int, float)) and isinstance(right, (int, float)):
+        if _is_number(left) and _is_number(right):
             return left * right
     return None
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and abs(value) <= LARGEST
+
+
 def _add_step(line: str, log: LogBuilder) -> None:
     found = _STEP.match(line)
-    if not found:
+    step, loss, milliseconds, mfu = map(number, found.groups("")) if found else (None,) * 4
+    if step is None or loss is None or milliseconds is None:
         log.skipped += 1
         return
-    step, loss, milliseconds, mfu = found.groups()
-    columns = {"seconds": float(milliseconds) / 1e3}
-    if mfu and float(mfu) > 0:  # nanoGPT prints -100 before it has measured
-        columns["mfu"] = float(mfu) / 100
-    log.train(int(step), float(loss), **columns)
+    columns = {"seconds": milliseconds / 1e3}
+    if mfu is not None and mfu > 0:  # nanoGPT prints -100 before it has measured
+        columns["mfu"] = mfu / 100
+    log.train(step, loss, **columns)
 
 
 def _add_evaluation(line: str, log: LogBuilder) -> None:
     found = _EVALUATION.match(line)
-    if found:
-        log.validation(int(found[1]), float(found[3]))
-    else:
+    step, loss = (number(found[1]), number(found[3])) if found else (None, None)
+    if step is None or loss is None:
         log.skipped += 1
+    else:
+        log.validation(step, loss)
 
 
 def _add_fact(line: str, values: dict[str, Any], log: LogBuilder) -> None:
     """The configuration's file and overrides, which nanoGPT echoes, and two sums it prints."""
     if found := _TOKENS.match(line):
-        log.fact("batch_tokens", int(found[1].replace(",", "")), "log")
+        log.fact("batch_tokens", number(found[1]), "log")
     elif found := _PARAMETERS.match(line):
-        log.fact("n_params", round(float(found[1]) * 1e6), "log")
+        millions = number(found[1])
+        log.fact("n_params", None if millions is None else round(millions * 1e6), "log")
     elif found := _OVERRIDE.match(line) or _ASSIGNMENT.match(line):
         try:
             value = _arithmetic(ast.parse(found[2].strip(), mode="eval").body)
-        except (SyntaxError, ValueError):
+        except _NOT_PYTHON:
             return
         if value is not None:
             values[found[1]] = value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from pygpt.reporting.readers.lines import read_lines
 from pygpt.reporting.runlog import LogBuilder
 from pygpt.training.schedule import decay_start
 from pygpt.utils.errors import InputError
+from pygpt.utils.json_file import parse
 
 NAME = "pygpt run"
 
@@ -55,7 +55,7 @@ def read(path: Path, log: LogBuilder) -> None:
         log.fact("decay_from", decay_start(config), "config.toml")
     _read_data(path, config, log)
     environment = _json(path / "run.json")
-    if isinstance(environment, list) and environment:
+    if isinstance(environment, list) and environment and isinstance(environment[-1], dict):
         log.fact("card", environment[-1].get("device"), "run.json")
     log.running = _is_held(path / "lock")
     comparison = _json(path / "comparison.json")
@@ -69,21 +69,22 @@ def read(path: Path, log: LogBuilder) -> None:
 
 def _add(line: str, log: LogBuilder) -> None:
     try:
-        fields = json.loads(line)
+        fields = parse(line)
         step, loss = fields["step"], fields["train_loss"]
         columns = {name: float(fields[name]) for name in _COLUMNS if name in fields}
         log.train(float(step), float(loss), **columns)
         if fields.get("val_loss") is not None:
             log.validation(float(step), float(fields["val_loss"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         log.skipped += bool(line.strip())  # the last line may be half written
 
 
 def _read_data(path: Path, config: TrainConfig, log: LogBuilder) -> None:
     """The vocabulary and the size of the corpus, which are not in the configuration."""
     for model in sorted((path / "checkpoints").glob("*/config.json")):
-        stored = _json(model) or {}
-        log.fact("vocab_size", stored.get("vocab_size"), model.name)
+        stored = _json(model)
+        if isinstance(stored, dict):
+            log.fact("vocab_size", stored.get("vocab_size"), model.name)
     if not config.data:
         return
     log.fact("corpus", ", ".join(config.data), "config.toml")
@@ -101,7 +102,7 @@ def _read_data(path: Path, config: TrainConfig, log: LogBuilder) -> None:
 def _json(path: Path) -> Any:
     """What a JSON file holds; None where there is none that can be read."""
     try:
-        return json.loads(path.read_bytes())
+        return parse(path.read_bytes())
     except (OSError, ValueError):
         return None
 

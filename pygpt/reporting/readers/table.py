@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from pygpt.reporting.readers.lines import read_lines
 from pygpt.reporting.runlog import LogBuilder
 from pygpt.utils.errors import InputError
+from pygpt.utils.json_file import parse
 
 NAME = "CSV or JSONL"
 
@@ -87,7 +87,7 @@ def _add(row: dict[str, Any], use: dict[str, str], log: LogBuilder) -> None:
         return
     try:
         numbers = {name: float(value) for name, value in values.items()}
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         log.skipped += 1
         return
     step = numbers.pop("step")
@@ -115,7 +115,7 @@ def _rows(path: Path, log: LogBuilder) -> Iterator[dict[str, Any]]:
 def _objects(lines: Iterable[str], log: LogBuilder) -> Iterator[dict[str, Any]]:
     for line in lines:
         try:
-            fields = json.loads(line)
+            fields = parse(line)
         except ValueError:
             log.skipped += 1
             continue

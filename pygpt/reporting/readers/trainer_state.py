@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pygpt.reporting.runlog import LogBuilder
 from pygpt.utils.errors import InputError
+from pygpt.utils.json_file import parse
 
 NAME = "Hugging Face trainer_state.json"
 
@@ -32,7 +32,7 @@ def read(path: Path, log: LogBuilder) -> None:
             "record a line, which is read in bounded memory"
         )
     try:
-        state = json.loads(path.read_bytes())
+        state = parse(path.read_bytes())
         history = state["log_history"]
         records = [record for record in history if isinstance(record, dict)]
     except (ValueError, KeyError, TypeError) as error:
@@ -40,8 +40,8 @@ def read(path: Path, log: LogBuilder) -> None:
             f"{path} is not a whole trainer_state.json ({type(error).__name__}: {error}); while "
             "it is being written, try again"
         ) from error
-    if state.get("max_steps", 0) > 0:
-        log.fact("max_steps", int(state["max_steps"]), path.name)
+    if state.get("max_steps") != -1:  # of a run by epochs
+        log.fact("max_steps", state.get("max_steps"), path.name)
     for record in records:
         _add(record, log)
     _read_model(path.parent / "config.json", log)
@@ -56,13 +56,13 @@ def _add(record: dict[str, Any], log: LogBuilder) -> None:
             log.train(step, float(record["loss"]), **columns)
         if "eval_loss" in record:
             log.validation(step, float(record["eval_loss"]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         log.skipped += 1
 
 
 def _read_model(path: Path, log: LogBuilder) -> None:
     try:
-        config = json.loads(path.read_bytes())
+        config = parse(path.read_bytes())
         if config.get("model_type") != "gpt2":
             return
     except (OSError, ValueError, AttributeError):
