@@ -17,11 +17,7 @@ losses are compared.
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +25,7 @@ import torch
 import tyro
 from lib import nanogpt, report
 from lib.interleaved import Spread
+from lib.sides import Side
 from rich.progress import Progress
 
 from pygpt.config import from_preset
@@ -36,7 +33,6 @@ from pygpt.data import TokenDataset
 from pygpt.utils import cli
 from pygpt.utils.errors import InputError
 
-BENCH = Path(__file__).parent
 WARM_UP = 2
 
 
@@ -67,56 +63,6 @@ class Options:
     """Of weights and batches."""
     json: Path | None = None
     """Where to write the figures."""
-
-
-class Side:
-    """A worker process and its measurements."""
-
-    def __init__(self, name: str, task: dict[str, Any]) -> None:
-        self.name = name
-        self.seconds: list[float] = []
-        self.losses: list[float] = []
-        self.peak_memory = 0
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "lib.worker", json.dumps(task)],
-            env={**os.environ, "PYTHONPATH": str(BENCH)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.description: str = self._answer()["ready"]
-
-    def train(self, steps: int) -> float:
-        """Train one turn and return its seconds."""
-        answer = self._ask({"steps": steps})
-        self.losses += answer["losses"]
-        self.seconds.append(answer["seconds"] / steps)
-        self.peak_memory = answer["peak_memory"]
-        return float(answer["seconds"])
-
-    def evaluate(self, tokens: int | None) -> float:
-        """Validation loss, nats per token."""
-        return float(self._ask({"evaluate": tokens})["val_loss"])
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _ask(self, command: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin
-        self._process.stdin.write(json.dumps(command) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
-        if not line:
-            sys.exit(f"{self.name} ended; see its output above")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
 
 
 def main() -> None:
@@ -230,7 +176,6 @@ def same_time(options: Options) -> dict[str, Any]:
     """Train pygpt's default CPU run and nanoGPT's CPU recipe for the same time on the same data."""
     turns = 20
     preset = dataclasses.asdict(from_preset("stdlib-cpu"))
-    preset["micro_batch"] = preset["batch_tokens"] // preset["block_size"]
     recipe: dict[str, Any] = {
         "n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "bias": False,
         "batch_tokens": 12 * 64, "micro_batch": 12, "warmup_steps": 100,

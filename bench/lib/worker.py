@@ -1,7 +1,8 @@
-"""Worker process of `compare_nanogpt.py`: trains one side, pygpt or nanoGPT, on request.
+"""Worker process of `lib.sides.Side`: trains one side, pygpt or nanoGPT, on request.
 
 Reads one JSON object a line from stdin and answers each with one on stdout: ``{"steps": n}`` trains
-n steps and returns their losses and seconds, ``{"evaluate": tokens}`` returns the validation loss.
+n steps and returns their losses and seconds, ``{"seconds": s}`` as many as fit into that time, and
+``{"evaluate": tokens}`` returns the validation loss.
 All workers exist at the same time and take turns, so that load on the machine affects all alike.
 """
 
@@ -15,6 +16,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -178,10 +180,19 @@ def main() -> None:
                 answer({"val_loss": worker.evaluate(command["evaluate"])})
                 continue
             start = time.perf_counter()
-            losses = [worker.step() for _ in range(command["steps"])]
+            losses = list(_train(worker, command, start))
             seconds = time.perf_counter() - start
             peak = peak_memory(task.device)
             answer({"losses": losses, "seconds": seconds, "peak_memory": peak})
+
+
+def _train(worker: Worker, command: dict[str, Any], start: float) -> Iterator[float]:
+    """The losses of so many steps, or of those of so many seconds, at least one."""
+    most, limit = command.get("steps", math.inf), command.get("seconds", math.inf)
+    done = 0
+    while done < most and (not done or time.perf_counter() - start < limit):
+        yield worker.step()
+        done += 1
 
 
 def answer(fields: dict[str, Any]) -> None:

@@ -111,7 +111,7 @@ def discard_output(stream: TextIO) -> None:
 
 
 SPINS = 20_000
-"""Rounds, about 0.1 ms, that an idle OpenMP thread spins before it sleeps. GNU's default is 300,000.
+"""Rounds, about 0.1 ms, that an idle OpenMP thread spins before it sleeps; GNU's are 300,000.
 
 Measured on two cores, tokens/s alone and beside two programs that compute all the time: loss at
 124 M 2,362 and 1,089 by default, 2,614 and 1,508 with this; steps of a 128-wide model 33,900 and
