@@ -27,7 +27,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import loky
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -39,6 +38,7 @@ from pygpt.data.corpora.stdlib import Stdlib
 from pygpt.data.writer import Limits, prepare
 from pygpt.tokenizers.gpt2 import GPT2Tokenizer
 from pygpt.utils import cli
+from pygpt.utils.machine import n_cpus
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +147,7 @@ def in_memory(
 def main() -> None:
     """Measure and print."""
     options = cli.parse(Options, prog="python bench/bench_prepare.py")
-    workers = options.workers or loky.cpu_count()
+    workers = options.workers or n_cpus()
     wanted = options.megabytes * 1_000_000
     documents = (
         texts_below(options.folder, wanted) if options.folder else texts(wanted, options.seed)

@@ -357,7 +357,7 @@ def _bench(options: Options) -> Bench:
     if micro_batch is None:
         plain = dataclasses.replace(run, compile=False, dropout=0.0)
         plan = Plan.of(plain, options.vocab_size, device.type, dtype, "eager")
-        free = free_memory(device)
+        free = free_memory(device).free
         if options.nanogpt and device.type == "cuda":
             free -= 12 * config.n_params()  # its own weights and moments, in fp32
         most = max(1, MICRO_BATCH_TOKENS // config.block_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -33,7 +34,7 @@ class EvalConfig:
     paths: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Runs (their newest checkpoints), checkpoints, GPT-2 directories of Hugging Face's layout, or
     models on the Hub. Default: the newest run."""
-    compare: tuple[str, ...] = ()
+    compare: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
     """Further models beside them, such as gpt2, gpt2-medium or OWNER/NAME on the Hub. What is not a
     GPT-2 is run by transformers, where that is installed."""
     tasks: str = ""
@@ -115,7 +116,7 @@ def main() -> None:
     config = cli.parse(EvalConfig, prog="python -m pygpt.eval")
     names, kind = config.paths or (None,), config.average
     places = {str(n or "newest run"): locate(n, config.revision, average=kind) for n in names}
-    others = {name: locate_any(name, config.revision) for name in config.compare}
+    others = {name: locate_any(name, config.revision) for name in chain(*config.compare)}
     from pygpt.runs.judging import Judge
 
     judge = Judge(config, {**places, **others})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -65,7 +66,7 @@ class ReportConfig:
     """What it was trained on, such as "openwebtext"."""
     corpus_tokens: int | None = None
     """Tokens of the training split."""
-    steps: tuple[int, ...] = ()
+    steps: tyro.conf.UseAppendAction[tuple[tuple[int, ...], ...]] = ()
     """Steps to project to. Default: the planned end; of a finished run 2 and 3⅓ times that."""
     completions: int = 0
     """Prompts, at most 5, for the run's newest checkpoint to continue."""
@@ -102,10 +103,10 @@ def main() -> None:
     """The command."""
     config = cli.parse(ReportConfig, prog="python -m pygpt.report")
     config.check()
-    language = Language(config.language)
+    language, steps = Language(config.language), tuple(chain(*config.steps))
     facts = _facts(config)
     while True:
-        reports = build(config.paths, facts, config.steps, config.completions, config.compare)
+        reports = build(config.paths, facts, steps, config.completions, config.compare)
         running = config.watch and any(report.log.may_go_on for report in reports)
         if config.json:
             print(json.dumps(as_fields(reports, language), indent=2, ensure_ascii=False))

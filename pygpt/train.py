@@ -12,6 +12,7 @@ from pygpt.utils import cli
 def main() -> None:
     """The command."""
     launch = Launch.of()
+    launch.stop_with_torchrun()
     with launch.reporting():
         with launch.reading_flags():
             config, run, options = read_command_line(sys.argv[1:], launch)

@@ -13,12 +13,12 @@ import dataclasses
 import logging
 import os
 import shutil
+import signal
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import loky
 
 from pygpt.data import manifest
 from pygpt.data.corpora.base import Corpus
@@ -32,6 +32,7 @@ from pygpt.tokenizers.base import Tokenizer, get_tokenizer
 from pygpt.utils import signals
 from pygpt.utils.errors import InputError, check_seed
 from pygpt.utils.files import directory_beside, remove_partial
+from pygpt.utils.machine import n_cpus
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +103,9 @@ def prepare(
         InputError: `out` exists or can't be written, an argument is out of its range, or the corpus
             can't be used. Without `limits.shard_tokens` nothing is left behind.
         KeyboardInterrupt: Ctrl-C; with `limits.shard_tokens` all that was written is kept.
+        SystemExit: SIGTERM or SIGHUP, with `limits.shard_tokens`: likewise.
     """
-    workers = loky.cpu_count() if workers is None else workers
+    workers = n_cpus() if workers is None else workers
     _check_arguments(out, val_fraction, seed, workers, limits)
     encoder = get_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
     if limits.selects and not isinstance(corpus, Records):
@@ -118,7 +120,6 @@ def prepare(
         with directory_beside(out, keep=restartable) as directory:
             run = _Preparation(directory, corpus, parts, encoder, val_fraction, seed, limits)
             info = run(workers)
-            info.write(directory)
     except OSError as error:
         kept = "what was flushed is kept, so the same command goes on" if restartable else ""
         raise InputError(
@@ -167,12 +168,17 @@ class _Preparation:
         remove_partial(directory)
         self._identity = self._describe()
         self._before = Progress.read(directory, self._identity)
+        self._finished: DatasetInfo | None = None
         if self._before == Progress(self._identity):
-            _empty(directory)
+            self._finished = self._read_finished()
+            if not self._finished:
+                _empty(directory)
         self._position = self._before.position
         self._dropped = Counter(self._before.dropped)
 
     def __call__(self, workers: int) -> DatasetInfo:
+        if self._finished:
+            return self._finished
         self._tokenizer.encode_batch([""])  # builds the encoder, or says what is missing
         with contextlib.ExitStack() as stack:
             self._flusher = Flusher()
@@ -198,14 +204,16 @@ class _Preparation:
             self._write_all(workers)
             splits = {name: writer.finish() for name, writer in self._writers.items()}
         self._check_splits(splits)
-        Progress.remove(self._directory)
-        return DatasetInfo(
+        info = DatasetInfo(
             self._tokenizer.info,
             dtype_of(self._tokenizer).name,
             splits,
             self._corpus.source,
             self._details(),
         )
+        info.write(self._directory)  # first: without a record and this, all would start over
+        Progress.remove(self._directory)
+        return info
 
     def _write_all(self, workers: int) -> None:
         restartable = self._limits.shard_tokens is not None
@@ -238,7 +246,9 @@ class _Preparation:
                 if stop is not None and stop():
                     self._commit()
                     self._flusher.wait()
-                    raise KeyboardInterrupt
+                    if stop.signal == signal.SIGINT:
+                        raise KeyboardInterrupt
+                    sys.exit(128 + (stop.signal or signal.SIGTERM))
 
     def _write(self, piece: Encoded) -> None:
         part = self._parts[piece.after.part]
@@ -349,6 +359,15 @@ class _Preparation:
             **limits,
             **details,
         }
+
+    def _read_finished(self) -> DatasetInfo | None:
+        """What a process has written that was killed before it renamed the directory."""
+        if not (self._directory / manifest.FILE_NAME).exists():
+            return None
+        info = DatasetInfo.read(self._directory)
+        details = {"source": info.source, "tokenizer": info.tokenizer.hash, **(info.details or {})}
+        details.pop("dropped", None)
+        return info if details == self._identity else None
 
     def _details(self) -> dict[str, Any] | None:
         if self._limits == Limits() and not isinstance(self._corpus, Records):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pygpt.hub import layout
 from pygpt.utils.errors import InputError
-from pygpt.utils.files import replacing
+from pygpt.utils.files import directory_beside
 
 if TYPE_CHECKING:
     from pygpt.model import GPT
@@ -94,12 +94,12 @@ def export(
         card: the text of the README.md, which the Hub shows.
 
     Raises:
-        InputError: `to` is in use or can't be written, or the format can't hold this model.
+        InputError: `to` is in use or can't be written, another process writes it, or the format
+            can't hold this model.
     """
     check_target(to)
     try:
-        with replacing(to) as partial:
-            partial.mkdir(parents=True)
+        with directory_beside(to, keep=False) as partial:
             _write(model, tokenizer, partial, format, dtype)
             (partial / "README.md").write_text(card, encoding="utf-8")
     except OSError as error:

@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 from typing import Literal
 
-import loky
 import torch
 
 from pygpt.planning import gpu_timing
 from pygpt.planning.cards import Card, find_card
 from pygpt.utils.errors import InputError
+from pygpt.utils.machine import Memory, available_memory, n_cores
 
 DType = Literal["float32", "bfloat16", "float16"]
 
@@ -139,16 +139,11 @@ def device_name(device: torch.device) -> str:
     return next(models, "") or platform.processor() or platform.machine()
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that a program can still take: of the GPU's memory, or of the machine's."""
+def free_memory(device: torch.device) -> Memory:
+    """What this process can still take: of the GPU's memory, or of the machine's."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-    except FileNotFoundError:  # not Linux: all there is
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    kib = next(line.split()[1] for line in text.splitlines() if line.startswith("MemAvailable:"))
-    return int(kib) * 1024
+        return Memory(torch.cuda.mem_get_info(device)[0])
+    return available_memory()
 
 
 def gemm_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
@@ -175,13 +170,13 @@ def _seconds_of_product(a: torch.Tensor, b: torch.Tensor) -> float:
 def use_physical_cores() -> int:
     """Have PyTorch and the native ops run one thread on each core; the number of threads.
 
-    Cores are those this process may use, by its affinity and its container's quota, which PyTorch
+    Cores are those this process may use, by its affinity and its cgroups' quotas, which PyTorch
     does not look at; a core's second hyper-thread would only share its arithmetic units. The
     sampler's thread needs no core of its own: it works for microseconds a step. The environment
     variable OMP_NUM_THREADS has the last word.
     """
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(loky.cpu_count(only_physical_cores=True))
+        torch.set_num_threads(n_cores())
     return torch.get_num_threads()
 
 

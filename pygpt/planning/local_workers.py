@@ -33,7 +33,9 @@ def can_share(config: TrainConfig, model: GPTConfig, device_type: str) -> bool:
     )
 
 
-def share_step(plan: Plan, asked: int | None, threads: int, free: int) -> tuple[int, int]:
+def share_step(
+    plan: Plan, asked: int | None, threads: int, free: int, limit: str = ""
+) -> tuple[int, int]:
     """Processes and micro-batch of a step, to be done soonest in `free` bytes.
 
     Args:
@@ -41,6 +43,7 @@ def share_step(plan: Plan, asked: int | None, threads: int, free: int) -> tuple[
         asked: the micro-batch; None is free to choose.
         threads: that there are for all processes.
         free: bytes of free memory.
+        limit: what leaves no more, such as "ulimit -v of 2.00 GiB".
 
     Returns:
         The number of processes, 1 where more don't fit, and the micro-batch of each.
@@ -48,7 +51,7 @@ def share_step(plan: Plan, asked: int | None, threads: int, free: int) -> tuple[
     Raises:
         InputError: not even one sequence fits.
     """
-    alone = asked or plan.largest_micro_batch(free)
+    alone = asked or plan.largest_micro_batch(free, limit)
     sizes = [asked] if asked else [n for n in range(1, alone + 1) if plan.sequences % n == 0]
 
     def cost(size: int) -> float:

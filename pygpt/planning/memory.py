@@ -185,10 +185,10 @@ class Plan:
             workers=self.workers,
         )
 
-    def largest_micro_batch(self, free: int) -> int:
+    def largest_micro_batch(self, free: int, limit: str = "") -> int:
         """The most sequences at once, a divisor of the batch's, that fit into `free` bytes.
 
-        On a CPU no more than CPU_TOKENS tokens.
+        On a CPU no more than CPU_TOKENS tokens. `limit` says what leaves no more than `free`.
 
         Raises:
             InputError: not even one fits, with how much is missing and what would fit.
@@ -199,20 +199,20 @@ class Plan:
         for micro_batch in range(most, 0, -1):
             if self.sequences % micro_batch == 0 and self.fits(micro_batch, free):
                 return micro_batch
-        raise InputError(self._describe_shortage(free))
+        raise InputError(self._describe_shortage(free, limit))
 
     def fits(self, micro_batch: int, free: int) -> bool:
         """Whether a step with `micro_batch` sequences at once fits into `free` bytes."""
         return self.estimate(micro_batch).planned <= free
 
-    def check_state(self, free: int) -> None:
+    def check_state(self, free: int, limit: str = "") -> None:
         """Hold what is there whatever the micro-batch against `free` bytes of the device.
 
         Raises:
             InputError: it does not fit, so that no micro-batch does.
         """
         if self.estimate(1).state > free:
-            raise InputError(self._describe_shortage(free))
+            raise InputError(self._describe_shortage(free, limit))
 
     def check_host(self, free: float) -> None:
         """Hold what is needed beside the device against `free` bytes of the machine's memory.
@@ -228,11 +228,12 @@ class Plan:
                 "programs, or take a smaller model (--n-layer, --n-embd)"
             )
 
-    def _describe_shortage(self, free: int) -> str:
+    def _describe_shortage(self, free: int, limit: str) -> str:
         need = self.estimate(1)
+        under = f" under the {limit}" if limit else ""
         text = (
             f"one sequence of {self.model.block_size} tokens needs {gib(need.total)}, with a "
-            f"margin {gib(need.planned)}, and {gib(free)} are free: "
+            f"margin {gib(need.planned)}, and {gib(free)} are free{under}: "
             f"{gib(need.planned - free)} are missing"
         )
         alternatives = self.alternatives()

@@ -42,18 +42,23 @@ class Machine:
     is_here: bool
     threads: int = 1
     """That a CPU computes with."""
+    limit: str = ""
+    """What leaves no more than `free`, such as "ulimit -v of 2.00 GiB"; empty where the device's
+    memory does."""
 
     @classmethod
     def here(cls, device: torch.device) -> Machine:
         """The machine this runs on, computing on `device`."""
+        memory = free_memory(device)
         return cls(
             name=device_name(device),
             device=device,
-            free=free_memory(device),
-            host_free=free_memory(torch.device("cpu")),
+            free=memory.free,
+            host_free=free_memory(torch.device("cpu")).free,
             card=card_of(device) if device.type == "cuda" else None,
             is_here=True,
             threads=torch.get_num_threads(),
+            limit=memory.limit,
         )
 
     @classmethod
@@ -90,7 +95,8 @@ class Machine:
 
     def __str__(self) -> str:
         if self.is_here:
-            return f"{self.name}: {gib(self.free)} of memory free"
+            limit = f" under the {self.limit}" if self.limit else ""
+            return f"{self.name}: {gib(self.free)} of memory free{limit}"
         return f"{self.name}; {gib(CONTEXT_BYTES)} of it taken by CUDA and a desktop (assumed)"
 
 
@@ -216,11 +222,11 @@ def resolve(
     if check_memory:
         plan.check_host(machine.host_free)
         if config.micro_batch != "auto":
-            plan.check_state(machine.free)
+            plan.check_state(machine.free, machine.limit)
     asked = None if config.micro_batch == "auto" else config.micro_batch
     try:
         threads = machine.threads if shares else 1
-        workers, micro_batch = share_step(plan, asked, threads, machine.free)
+        workers, micro_batch = share_step(plan, asked, threads, machine.free, machine.limit)
     except InputError:
         if check_memory:
             raise

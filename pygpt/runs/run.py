@@ -128,6 +128,8 @@ class Run:
         with self.writing():
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             remove_partial(self.checkpoints)
+            own = (self.config_file, self._starts_file, self.metrics_file)
+            remove_partial(self.path, *(path.name for path in own))
             self._keep_metrics_before(step)
             self._record_start(device, {"step": step, "data": list(data), "launch": launch})
         self.write_config(config)  # last: a directory with this file is a run

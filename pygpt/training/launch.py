@@ -7,10 +7,12 @@ https://docs.pytorch.org/docs/stable/elastic/run.html
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import io
 import logging
 import os
+import signal
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -18,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from pygpt.utils.errors import InputError
 
 SECONDS_FOR_RANK_0 = 2.0
+_PR_SET_PDEATHSIG = 1  # of Linux's <sys/prctl.h>
 _NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -90,6 +93,14 @@ class Launch:
                 f"give torchrun --nproc-per-node {max(1, n_gpus)}, or --device cpu"
             )
         return f"cuda:{self.local_rank}"
+
+    def stop_with_torchrun(self) -> None:
+        """Ask the system for a SIGTERM when torchrun ends: after a SIGKILL it can't send one.
+
+        So a rank saves and stops, instead of training on where nobody waits for it.
+        """
+        if self.id is not None:
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
     @contextlib.contextmanager
     def reporting(self) -> Iterator[None]:

@@ -61,7 +61,7 @@ class Saver:
         self.wait()
         if not (self._slices or self._ranks.is_main):
             return
-        free = free_memory(CPU)
+        free = free_memory(CPU).free
         fits = not self._ranks.any(content.nbytes > free) if self._slices else content.nbytes < free
         if fits:
             self._writing = self._thread.submit(self._write, self._copy(content))

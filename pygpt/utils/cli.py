@@ -37,9 +37,9 @@ def parse(
 ) -> T:
     """Fill a dataclass from the command line.
 
-    Help texts come from docstrings; dashes and underscores are both accepted; an unknown flag
-    exits with status 2 and the nearest names. Fields that are dataclasses themselves give their
-    options without a prefix. For the forms that values can have, see `pygpt.utils.words`.
+    Help texts come from docstrings; dashes and underscores are both accepted. Fields that
+    are dataclasses themselves give their options without a prefix. For the forms that values can
+    have, see `pygpt.utils.words`. A wrong word is one line, as all invalid input.
 
     Args:
         options: the dataclass.
@@ -49,9 +49,14 @@ def parse(
         unknown: what to say of a flag, by its name with underscores, that another program has.
 
     Raises:
-        InputError: a flag that `unknown` knows, or a value that is not of its option's type.
+        InputError: an option that does not exist or is missing, or a value that is not of its type.
     """
-    words = normalise(sys.argv[1:] if args is None else args, _option_types(options), unknown)
+    words = normalise(
+        sys.argv[1:] if args is None else args,
+        _option_types(options),
+        unknown,
+        required=_required(options) if default is None else (),
+    )
     _join_help_lines(options)
     given: dict[str, Any] = {} if default is None else {"default": default}
     flat = (tyro.conf.OmitArgPrefixes,)  # --max-steps, not --run.max-steps
@@ -77,12 +82,22 @@ def _input_error_behind(error: BaseException) -> InputError | None:
 def _option_types(options: type) -> dict[str, Any]:
     """Type of each option by name, those of nested dataclasses included."""
     types: dict[str, Any] = {}
-    for name, type_ in get_type_hints(options).items():
+    for name, type_ in get_type_hints(options, include_extras=True).items():
         if dataclasses.is_dataclass(type_):
             types |= _option_types(cast(type, type_))
         else:
             types[name] = type_
     return types
+
+
+def _required(options: type) -> list[str]:
+    """Names of the options without a default."""
+    missing = {dataclasses.MISSING}
+    return [
+        field.name
+        for field in dataclasses.fields(options)
+        if {field.default, field.default_factory} == missing
+    ]
 
 
 def _join_help_lines(options: type) -> None:

@@ -37,6 +37,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _sync_all(path: Path) -> None:
+    """Flush a file, or a directory and all that is in it."""
+    if path.is_dir():
+        for each in path.rglob("*"):
+            sync(each)
+    sync(path)
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write a file or a directory at; rename it at the end.
@@ -53,10 +61,7 @@ def replacing(path: Path) -> Iterator[Path]:
     replaced = partial.with_name(f"{partial.name}-replaced")
     try:
         yield partial
-        if partial.is_dir():
-            for each in partial.rglob("*"):
-                sync(each)
-        sync(partial)
+        _sync_all(partial)
         if path.is_dir():
             path.rename(replaced)  # deleted when the new content is in its place
         partial.replace(path)
@@ -76,10 +81,33 @@ def replace_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def remove_partial(directory: Path) -> None:
-    """Delete what a killed process left half written in `directory`."""
-    for path in directory.glob(f"{PARTIAL}*"):
-        _remove(path)
+def remove_partial(directory: Path, *names: str) -> None:
+    """Delete what a killed process left half written in `directory`.
+
+    The caller holds a lock, so that no living process is writing it.
+
+    Args:
+        directory: where.
+        names: final names of the files to look for; none means all.
+    """
+    for pattern in [f"{PARTIAL}{name}-*" for name in names] or [f"{PARTIAL}*"]:
+        for path in directory.glob(pattern):
+            _remove(path)
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Context in which no other process is in this context for `directory`; waits for that.
+
+    Raises:
+        OSError: the directory is missing, or its file system has no locks.
+    """
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _remove(path: Path) -> None:
@@ -95,7 +123,8 @@ def directory_beside(path: Path, *, keep: bool) -> Iterator[Path]:
 
     Args:
         path: the directory to make; it must not exist, or be empty.
-        keep: leave the partial directory after an error, for another attempt.
+        keep: leave the partial directory after an error, for another attempt; without it, what a
+            killed process left there is deleted first.
 
     Raises:
         InputError: another process writes there.
@@ -110,11 +139,16 @@ def directory_beside(path: Path, *, keep: bool) -> Iterator[Path]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(
-                f"another process is writing {path}; wait for it, or take another --out"
+                f"another process is writing {path}; wait for it, or write to another directory"
             ) from error
+        if not _is_open(partial, descriptor):
+            raise InputError(f"another process has just written {path}")
+        if not keep:
+            for each in partial.iterdir():
+                _remove(each)
         try:
             yield partial
-            sync(partial)
+            _sync_all(partial)
             partial.rename(path)
             sync(path.parent)
         except BaseException:
@@ -123,3 +157,11 @@ def directory_beside(path: Path, *, keep: bool) -> Iterator[Path]:
             raise
     finally:
         os.close(descriptor)
+
+
+def _is_open(path: Path, descriptor: int) -> bool:
+    """Whether `descriptor` is of what has this path now: it may have been renamed meanwhile."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

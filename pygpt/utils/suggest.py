@@ -6,8 +6,10 @@ import difflib
 from collections.abc import Iterable
 
 
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """The closest of `names`, or all of them where none is close."""
+def did_you_mean(name: str, names: Iterable[str], otherwise: str = "") -> str:
+    """The closest of `names`; where none is close, `otherwise`, or all of them."""
     names = list(names)
     close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return otherwise or f"there are {', '.join(names)}"

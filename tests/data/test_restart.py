@@ -105,6 +105,21 @@ def test_killed_at_random_moments_the_bytes_are_the_same(
         kills += 1
 
 
+def test_killed_before_the_rename_nothing_is_encoded_again(
+    tmp_path: Path, files: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(files, tmp_path / "whole")
+    (tmp_path / "whole").rename(tmp_path / "out.partial")  # where the last step was not done
+    expected = contents(tmp_path / "out.partial")
+    with monkeypatch.context() as patched:
+        patched.setattr(writer._Preparation, "_write_all", None)
+        run(files, tmp_path / "out")
+    assert contents(tmp_path / "out") == expected
+    (tmp_path / "out").rename(tmp_path / "out.partial")
+    prepare(JsonLines(files), tmp_path / "out", "bytes", val_fraction=0.2, limits=LIMITS)
+    assert contents(tmp_path / "out") != expected  # of other options: not taken
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_change_no_byte(
     tmp_path: Path, files: tuple[Path, ...], workers: int, monkeypatch: pytest.MonkeyPatch
@@ -115,11 +130,13 @@ def test_workers_change_no_byte(
     assert contents(tmp_path / "two") == contents(tmp_path / "other")
 
 
-def test_ctrl_c_loses_nothing(
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_loses_nothing(
     tmp_path: Path,
     files: tuple[Path, ...],
     monkeypatch: pytest.MonkeyPatch,
     rng: random.Random,
+    number: signal.Signals,
 ) -> None:
     run(files, tmp_path / "whole")
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -130,13 +147,14 @@ def test_ctrl_c_loses_nothing(
         write_piece(self, *piece)  # type: ignore[arg-type]
         left -= 1
         if left == 0:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 
     try:
         with monkeypatch.context() as patched:
             patched.setattr(shards.ShardWriter, "write", interrupted)
-            with pytest.raises(KeyboardInterrupt):
+            with pytest.raises((KeyboardInterrupt, SystemExit)) as stopped:
                 run(files, tmp_path / "out")
+        assert stopped.type is KeyboardInterrupt or stopped.value.code == 128 + number
     finally:
         signal.signal(signal.SIGINT, before)
     progress = json.loads((tmp_path / "out.partial" / "progress.json").read_text())

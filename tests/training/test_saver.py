@@ -15,6 +15,7 @@ from pygpt.training import saver
 from pygpt.training.ranks import Ranks
 from pygpt.training.trainer import Trainer
 from pygpt.utils.errors import InputError
+from pygpt.utils.machine import Memory
 from tests.helpers.rank_checks import Recorder, build, never
 
 Build = Callable[..., Trainer]
@@ -111,7 +112,7 @@ def test_a_full_disk_ends_the_run_and_keeps_older_checkpoints(
 def test_without_memory_for_a_copy_training_waits_for_the_disk(
     trainer_of: Build, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(saver, "free_memory", lambda device: 1000)
+    monkeypatch.setattr(saver, "free_memory", lambda device: Memory(1000))
     trainer, seen = trainer_of(), Recorder()
     threads: list[str] = []
     original = checkpoint.write

@@ -10,7 +10,7 @@ from pygpt.reporting.language import Language
 from pygpt.reporting.page import text
 from pygpt.reporting.page.html import render
 from pygpt.utils.errors import InputError
-from pygpt.utils.files import replace_text
+from pygpt.utils.files import locked, remove_partial, replace_text
 
 
 def write(
@@ -30,9 +30,15 @@ def write(
     try:
         out.mkdir(parents=True, exist_ok=True)
         fields = json.dumps(as_fields(reports, language), indent=2, ensure_ascii=False)
-        replace_text(out / "report.json", fields + "\n")
-        replace_text(out / "report.md", text.markdown(reports, language))
-        replace_text(out / "report.html", render(reports, language, refresh))
+        texts = {
+            "report.json": fields + "\n",
+            "report.md": text.markdown(reports, language),
+            "report.html": render(reports, language, refresh),
+        }
+        with locked(out):
+            remove_partial(out, *texts)
+            for name, content in texts.items():
+                replace_text(out / name, content)
     except OSError as error:
         raise InputError(f"can't write to {out} ({error}); give another --out") from error
     return out / "report.html"
