@@ -15,7 +15,7 @@ from pygpt.inference.sampling import Sampling
 from pygpt.runs.models import locate
 from pygpt.runs.run import newest_run
 from pygpt.utils import cli
-from pygpt.utils.errors import InputError, check_seed
+from pygpt.utils.errors import InputError, check_device, check_seed
 from pygpt.utils.json_file import read_object
 
 logger = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ class ChatConfig:
             raise InputError(f"port must be from 0 to 65535, got {self.port}")
         if self.seed is not None:
             check_seed(self.seed)
+        check_device(self.device)
         _ = self.sampling
 
     @property

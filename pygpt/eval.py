@@ -13,7 +13,7 @@ import tyro
 from pygpt.evaluation import tasks
 from pygpt.runs.models import locate, locate_any
 from pygpt.utils import cli
-from pygpt.utils.errors import InputError
+from pygpt.utils.errors import InputError, check_device
 from pygpt.utils.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class EvalConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
+        check_device(self.device)
         for name in self.task_names:
             if name not in tasks.NAMES:
                 raise InputError(f"no task {name!r}; {did_you_mean(name, tasks.NAMES)}")

@@ -13,7 +13,7 @@ from pygpt.inference.prompts import read_prompts
 from pygpt.inference.sampling import Sampling
 from pygpt.runs.models import locate
 from pygpt.utils import cli
-from pygpt.utils.errors import InputError, check_seed
+from pygpt.utils.errors import InputError, check_device, check_seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +84,7 @@ class SampleConfig:
             raise InputError("--compare is empty; name one or several models, such as gpt2")
         if self.quantize and self.dtype != "auto":
             raise InputError(f"give --quantize {self.quantize} or --dtype {self.dtype}, not both")
+        check_device(self.device)
         check_seed(self.seed)
         _ = self.sampling
 

@@ -15,7 +15,7 @@ import torch
 
 from pygpt.planning import gpu_timing
 from pygpt.planning.cards import Card, find_card
-from pygpt.utils.errors import InputError
+from pygpt.utils.errors import InputError, check_device
 from pygpt.utils.machine import Memory, available_memory, n_cores
 
 DType = Literal["float32", "bfloat16", "float16"]
@@ -59,14 +59,12 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(name)
+    device = torch.device(name)
     try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"there is no device {name!r}; try auto, cpu, cuda or cuda:1") from error
-    try:
-        torch.empty(0, device=device).tolist()  # not on "meta", which has no memory
+        torch.empty(0, device=device).tolist()
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". ")[0]  # a dispatcher lists what it has
         raise InputError(
             f"device {name!r} can't be used here ({reason}); try auto or cpu"
         ) from error

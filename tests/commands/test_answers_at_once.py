@@ -48,6 +48,9 @@ def test_help_imports_no_torch(name: str, tmp_path: Path) -> None:
         (("pygpt.chat", "runs/none"), "runs/none"),
         (("pygpt.sample", "--prompts", "none.txt"), "none.txt can't be read"),
         (("pygpt.sample", "--temperature", "-1"), "temperature must be"),
+        (("pygpt.sample", "gpt2", "--device", "mps"), "device 'mps' is a Mac's GPU"),
+        (("pygpt.eval", "gpt2", "--device", "gpu"), "no device 'gpu'; try auto, cpu, cuda or cuda"),
+        (("pygpt.chat", "gpt2", "--device", "mps"), "device 'mps' is a Mac's GPU"),
         (("pygpt.export", "runs/none", "--to", "x"), "runs/none"),
         (("pygpt.report", "none.log"), "none.log"),
     ],
@@ -57,6 +60,15 @@ def test_bad_input_imports_no_torch(words: tuple[str, ...], message: str, tmp_pa
     assert done.returncode == 2
     assert message in done.stderr
     assert not imports_torch(done)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="waits for another system than macOS")
+def test_train_refuses_the_gpu_of_a_mac_before_any_work(tmp_path: Path) -> None:
+    done = run(tmp_path, "pygpt.train", "--device", "mps")
+    assert done.returncode == 2
+    said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert said == ["error: device 'mps' is a Mac's GPU, and this is no Mac; try auto or cpu"]
     assert not list(tmp_path.iterdir())
 
 

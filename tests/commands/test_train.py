@@ -371,7 +371,7 @@ def test_full_disk_leaves_the_old_checkpoint(
         (["--n-head", "3"], "n_embd=16 is not divisible by n_head=3"),
         (["--block-size", "65536", "--batch-tokens", "65536", "--micro-batch", "1"], "65536"),
         (["--device", "cuda:77"], "device 'cuda:77' can't be used here"),
-        (["--device", "meta"], "device 'meta' can't be used here"),
+        (["--device", "meta"], "there is no device 'meta'; try auto, cpu, cuda or cuda:1"),
         (["--impl", "attention=fast"], "'fast' is none of auto"),
         (["--data", "/nowhere"], "/nowhere is not a dataset directory"),
         (["--n-embd", "0", "--dtype", "auto"], "n_embd must be at least 1, got 0"),
