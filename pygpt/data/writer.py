@@ -121,10 +121,12 @@ def prepare(
             run = _Preparation(directory, corpus, parts, encoder, val_fraction, seed, limits)
             info = run(workers)
     except OSError as error:
-        kept = "what was flushed is kept, so the same command goes on" if restartable else ""
+        kept = "nothing was kept"
+        if restartable:
+            kept = "what was flushed is kept, so the same command goes on"
         raise InputError(
-            f"{out} can't be written ({error.strerror}); {kept or 'nothing was kept'}; "
-            "make room, or take another --out"
+            f"{out} can't be written ({error.strerror}); {kept}. Fix that, or make room, or take "
+            "another --out"
         ) from error
     return info
 

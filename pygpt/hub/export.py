@@ -97,13 +97,18 @@ def export(
         InputError: `to` is in use or can't be written, another process writes it, or the format
             can't hold this model.
     """
+    from safetensors import SafetensorError
+
     check_target(to)
     try:
         with directory_beside(to, keep=False) as partial:
             _write(model, tokenizer, partial, format, dtype)
             (partial / "README.md").write_text(card, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{to} can't be written: {error}") from error
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{to} can't be written ({error}); nothing was kept. Fix that, or make room, or give "
+            "another --to"
+        ) from error
 
 
 def push(directory: Path, repository: str) -> str:

@@ -36,7 +36,7 @@ from pygpt.hub import huggingface, layout
 from pygpt.hub.stored import StoredTensors
 from pygpt.model import GPT
 from pygpt.ops.dispatch import launch_table
-from pygpt.runs.run import AVERAGE, CHECKPOINT_PREFIX, list_checkpoints
+from pygpt.runs.run import AVERAGE, CHECKPOINT_PREFIX, list_checkpoints, newest_is_safe
 from pygpt.tokenizers.info import TokenizerInfo
 from pygpt.utils.errors import InputError
 from pygpt.utils.files import PARTIAL, replacing
@@ -137,6 +137,7 @@ def save(
     Raises:
         InputError: see `write`.
     """
+    directory.mkdir(parents=True, exist_ok=True)
     return write(directory, content(model, optimizer, tokenizer, state))
 
 
@@ -165,14 +166,15 @@ def writing(directory: Path, step: int) -> Iterator[Path]:
         InputError: see `write`.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        # Without parents: a disk that was unmounted must not be replaced by a directory.
+        directory.mkdir(exist_ok=True)
         with replacing(path_of(directory, step)) as partial:
             partial.mkdir()
             yield partial
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(
             f"the checkpoint of step {step} could not be written to {directory} ({error}); "
-            "older checkpoints are untouched. Make room and go on with --resume"
+            f"{newest_is_safe(directory)}. Fix that, or make room, and go on with --resume"
         ) from error
 
 

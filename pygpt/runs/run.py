@@ -48,6 +48,7 @@ class Run:
         self._starts_file = path / "run.json"
         self.metrics_file = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
+        self._opened = False
 
     @property
     def started(self) -> bool:
@@ -96,10 +97,12 @@ class Run:
         try:
             yield
         except OSError as error:
-            way_out = "fix that and go on with --resume, or " if self.started else ""
+            way_out = "give another --out"
+            if self._opened or self.started:
+                safe = newest_is_safe(self.checkpoints)
+                way_out = f"{safe}. Fix that, or make room, and go on with --resume"
             raise InputError(
-                f"the run directory {self.path} can't be written ({error}); {way_out}give another "
-                "--out"
+                f"the run directory {self.path} can't be written ({error}); {way_out}"
             ) from error
 
     def open(
@@ -126,13 +129,15 @@ class Run:
             InputError: a file in it is damaged or can't be written.
         """
         with self.writing():
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            # A resumed run has its directory; see `append_metrics`.
+            self.checkpoints.mkdir(parents=step == 0, exist_ok=True)
             remove_partial(self.checkpoints)
             own = (self.config_file, self._starts_file, self.metrics_file)
             remove_partial(self.path, *(path.name for path in own))
             self._keep_metrics_before(step)
             self._record_start(device, {"step": step, "data": list(data), "launch": launch})
         self.write_config(config)  # last: a directory with this file is a run
+        self._opened = True
 
     def write_config(self, config: TrainConfig) -> None:
         """Store `config`: a resumed run starts with it."""
@@ -140,8 +145,17 @@ class Run:
             replace_text(self.config_file, config.as_toml())
 
     def append_metrics(self, fields: dict[str, Any]) -> None:
-        """Add one line to ``metrics.jsonl``."""
-        with self.writing(), self.metrics_file.open("a", encoding="utf-8") as file:
+        """Add one line to ``metrics.jsonl``.
+
+        `open` has made the file. It is not made here: after its disk was unmounted, the run would
+        go on in the directory that was under it.
+        """
+        with (
+            self.writing(),
+            open(
+                os.open(self.metrics_file, os.O_WRONLY | os.O_APPEND), "a", encoding="utf-8"
+            ) as file,
+        ):
             file.write(json.dumps(fields) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -213,6 +227,14 @@ def list_checkpoints(directory: Path) -> list[Path]:
     return sorted(
         path for path in paths if path.is_dir() and path.name[len(CHECKPOINT_PREFIX) :].isdecimal()
     )
+
+
+def newest_is_safe(directory: Path) -> str:
+    """Which checkpoint is there, for a message of one that could not be written."""
+    if not directory.exists():
+        return f"{directory} is not there any more"
+    paths = list_checkpoints(directory)
+    return f"{paths[-1].name} is safe" if paths else "there is no checkpoint before it"
 
 
 def runs_below(root: Path) -> list[Run]:

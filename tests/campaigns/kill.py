@@ -20,12 +20,10 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import importlib
 import itertools
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import sys
@@ -38,7 +36,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch reads it
 
 from pygpt.data import encoding
 from pygpt.utils import cli
-from tests.helpers import processes
+from tests.helpers import processes, results
 from tests.helpers.processes import Started, execute, start
 
 STEPS = 40
@@ -48,7 +46,6 @@ TRAIN = f"""
     --warmup-steps 2 --eval-interval 7 --eval-tokens 256 --checkpoint-interval 3
     --keep-checkpoints 2 --device cpu --dtype float32 --ema-decay 0.9 --log-interval 1
 """.split()
-COMPARED = ("step", "train_loss", "val_loss", "tokens", "lr", "grad_norm")
 SIGNALS = {"KILL": 4, "TERM": 2, "INT": 2, "INT twice": 1, "HUP": 2, "STOP, CONT": 1}
 """Signal → how often it is drawn."""
 HANGS = 600.0
@@ -136,7 +133,7 @@ class Campaign:
     def run(self) -> None:
         """Chains until there are enough kills, or Ctrl-C."""
         print(f"--seed {self._seed}", flush=True)
-        self._make_references()
+        self.make_references()
         weights = [KINDS[name].weight for name in self._options.kinds]
         for number in itertools.count():
             left = self._options.kills - self.tried.total()
@@ -175,7 +172,7 @@ class Campaign:
 
     # --- references -------------------------------------------------------------------------------
 
-    def _make_references(self) -> None:
+    def make_references(self) -> None:
         """What each command makes if it is never killed, and how long its phases take."""
         self._text = self._folder / "text.txt"
         sources = sorted(Path(cli.__file__).parents[1].glob("*/*.py"))
@@ -190,7 +187,7 @@ class Campaign:
             out = self._folder / f"reference-{name}"
             out.mkdir()
             kind = KINDS[name]
-            process = start(kind.command, self._words(name, out), out / "log", ranks=kind.ranks)
+            process = start(kind.command, self.words(name, out), out / "log", ranks=kind.ranks)
             began = time.monotonic()
             if not process.wait(HANGS) or any(process.status.values()):
                 sys.exit(f"{name} failed:\n{process.output()}")
@@ -206,7 +203,7 @@ class Campaign:
         )
         self._durations["import"] = {"import": time.monotonic() - began}
 
-    def _words(self, name: str, folder: Path) -> list[str]:
+    def words(self, name: str, folder: Path) -> list[str]:
         """The command's words for its first start in `folder`."""
         out, trained = str(folder / "out"), self._folder / "reference-train" / "out"
         prepare = ["--tokenizer", "bytes", "--out", out, "--workers", "2"]
@@ -216,6 +213,10 @@ class Campaign:
             "export": [str(trained), "--to", out],
             "report": [str(trained), "--out", out],
         }.get(name) or [*TRAIN, "--data", str(self._folder / "reference-text/out"), "--out", out]
+
+    def duration(self, name: str) -> float:
+        """Seconds that a command takes if it is not killed."""
+        return self._durations[name]["any"]
 
     # --- one chain --------------------------------------------------------------------------------
 
@@ -228,8 +229,8 @@ class Campaign:
             try:
                 if len(kills) < n_kills and self._kill(name, chain, process, kills):
                     if "first step" in process.seen:
-                        _expect(not partial & partial_of(chain), f"{partial} left")
-                    partial = partial_of(chain)
+                        _expect(not partial & results.partial_of(chain), f"{partial} left")
+                    partial = results.partial_of(chain)
                     continue
                 _expect(process.wait(HANGS), "the next start hangs")
                 _expect(not any(process.status.values()), "the next start failed")
@@ -241,7 +242,7 @@ class Campaign:
     def _start(self, name: str, chain: Path, last: bool) -> Started:
         from pygpt.runs.run import Run
 
-        kind, words, log = KINDS[name], self._words(name, chain), chain / "log"
+        kind, words, log = KINDS[name], self.words(name, chain), chain / "log"
         run = Run(chain / "out")
         if kind.command == "train" and run.started and run.newest_checkpoint():
             words.append("--resume")
@@ -260,9 +261,9 @@ class Campaign:
         durations = self._durations.get(name, {}) | self._durations["import"]
         phase = self._target
         if name == "torchrun":
-            process.wait_for("", 1, self._draw.uniform(0, 8 * durations["import"]))
+            process.sleep(self._draw.uniform(0, 8 * durations["import"]))
         elif phase in ("import", "any"):
-            process.wait_for("", 1, self._draw.uniform(0, durations[phase]))
+            process.sleep(self._draw.uniform(0, durations[phase]))
         else:
             often = phase in ("evaluation", "saving", "pruning")
             if not process.wait_for(phase, self._draw.randint(1, 4) if often else 1, HANGS):
@@ -305,7 +306,7 @@ class Campaign:
         locks = [chain / "out" / "lock", chain / "out.partial"]
         if not any(map(processes.is_locked, locks)):
             return
-        second = start(KINDS[name].command, self._words(name, chain), chain / "second")
+        second = start(KINDS[name].command, self.words(name, chain), chain / "second")
         _expect(second.wait(HANGS), "a second start beside a stopped one hangs")
         _expect(set(second.status.values()) == {2}, f"a second start: {second.output()}")
         second.close()
@@ -327,18 +328,8 @@ class Campaign:
             if len(process.pids) > 1:  # the other rank stops too, or says that it lost this one
                 usual |= {128 + signal.SIGTERM, 2}
             _expect(set(process.status.values()) <= usual, f"status {process.status}")
-        self._check_promises(chain, output)
-
-    def _check_promises(self, chain: Path, output: str) -> None:
-        """What was said to be saved is there, or something newer."""
-        from pygpt.runs.run import Run
-
-        said = [int(step) for step in re.findall(r"^saved .*/step-(\d+)", output, re.M)]
-        newest = Run(chain / "out").newest_checkpoint()
-        there = int(newest.name.rpartition("-")[2]) if newest else 0
-        _expect(there >= max(said, default=0), f"step {max(said, default=0)} was saved, not there")
-        stopped = re.findall(r"^stopped at step (\d+)", output, re.M)
-        _expect(not stopped or there == int(stopped[-1]), f"stopped at {stopped}, saved {there}")
+        broken = results.broken_promise(chain / "out", output)
+        _expect(broken is None, str(broken))
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -352,26 +343,9 @@ class Campaign:
         """The result, with that of a command that was never killed."""
         alike = "ranks" if name == "torchrun" and "ranks" in self._durations else name
         ours, reference = chain / "out", self._folder / f"reference-{alike}" / "out"
-        _expect(not (left := partial_of(chain)), f"partial: {left}")
-        if KINDS[name].command != "train":
-            for path in sorted(reference.iterdir()):
-                content = (ours / path.name).read_bytes()
-                # A model card and a report say where they are.
-                content = content.replace(bytes(ours), bytes(reference))
-                same = name == "report" or content == path.read_bytes()
-                _expect(same, f"{path.name} differs")
-            _expect(names_of(ours) == names_of(reference), f"files {names_of(ours)}")
-            return
-        figures = [read_metrics(path / "metrics.jsonl") for path in (ours, reference)]
-        _expect(len(figures[0]) == STEPS, f"{len(figures[0])} steps")
-        for a, b in zip(*figures, strict=True):
-            _expect(a == b, f"step {b[0]}: {a}, not {b}")
-        kept = [names_of(path / "checkpoints") for path in (ours, reference)]
-        _expect(kept[0] == kept[1], f"checkpoints {kept[0]}, not {kept[1]}")
-        for path in sorted((reference / "checkpoints" / kept[1][-1]).rglob("*")):
-            if path.is_file():
-                other = ours / path.relative_to(reference)
-                _expect(path.read_bytes() == other.read_bytes(), f"{path.name} differs")
+        _expect(not (left := results.partial_of(chain)), f"partial: {left}")
+        difference = results.difference(KINDS[name].command, ours, reference)
+        _expect(difference is None, str(difference))
 
     def _keep(self, chain: Path, loss: Exception, kills: list[Kill]) -> None:
         print(f"LOST {chain.name}: {loss}; kills: {kills}", flush=True)
@@ -399,26 +373,6 @@ def descendants(pid: int) -> list[int]:
     return [each for each in processes.descendants(pid) if processes.alive(each)]
 
 
-def partial_of(folder: Path) -> set[Path]:
-    """Files and directories that are written under another name, or left so."""
-    return {
-        path
-        for path in folder.rglob("*")
-        if path.name.startswith(".partial-") or path.name.endswith(".partial")
-    }
-
-
-def names_of(folder: Path) -> list[str]:
-    """What lies in a directory."""
-    return sorted(path.name for path in folder.iterdir())
-
-
-def read_metrics(path: Path) -> list[tuple[object, ...]]:
-    """The figures of each step that are functions of the run."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [tuple(line.get(name) for name in COMPARED) for line in lines]
-
-
 @contextlib.contextmanager
 def folder_for_campaign() -> Iterator[Path]:
     """A temporary directory, removed at the end."""
@@ -426,21 +380,10 @@ def folder_for_campaign() -> Iterator[Path]:
         yield Path(name)
 
 
-def import_all() -> None:
-    """Import what takes long, once for all forks."""
-    for name in (
-        "pygpt.data.writer", "pygpt.export", "pygpt.hub.huggingface", "pygpt.report",
-        "pygpt.runs.environment", "pygpt.training.session", "torch._dynamo",
-        "torch.utils.tensorboard",
-    ):  # fmt: skip
-        with contextlib.suppress(ImportError):  # of TensorBoard
-            importlib.import_module(name)
-
-
 def main() -> None:
     """Run the campaign and print its table."""
     options = cli.parse(Options, prog="python -m tests.campaigns.kill")
-    import_all()
+    processes.import_all()
     encoding.BATCH_BYTES = 2000  # as of a corpus that takes hours
     began = time.monotonic()
     with folder_for_campaign() as folder:

@@ -46,6 +46,12 @@ class Started:
                 return False
         return True
 
+    def sleep(self, seconds: float) -> None:
+        """Wait, or until all processes have ended."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0 and self.read(left):
+            pass
+
     def read(self, seconds: float) -> bool:
         """Read what the processes say of their phases; False at its end, or after `seconds`."""
         if not select.select([self.pipe], [], [], seconds)[0]:
@@ -103,13 +109,32 @@ class Started:
         os.close(self.pipe)
 
 
-def start(command: str, words: Sequence[str], log: Path, *, ranks: int = 1) -> Started:
+def import_all() -> None:
+    """Import what takes long, once for all forks."""
+    for name in (
+        "pygpt.data.writer", "pygpt.export", "pygpt.hub.huggingface", "pygpt.report",
+        "pygpt.runs.environment", "pygpt.training.session", "torch._dynamo",
+        "torch.utils.tensorboard",
+    ):  # fmt: skip
+        with contextlib.suppress(ImportError):  # of TensorBoard
+            importlib.import_module(name)
+
+
+def start(
+    command: str,
+    words: Sequence[str],
+    log: Path,
+    *,
+    ranks: int = 1,
+    variables: Mapping[str, str] | None = None,
+) -> Started:
     """Start a command of pygpt by a fork; each rank is the leader of a session of its own.
 
-    The caller has no threads. Ranks are started without torchrun, as by SLURM's srun.
+    The caller has no threads. Ranks are started without torchrun, as by SLURM's srun; one process
+    can be given environment variables.
     """
     assert len(os.listdir("/proc/self/task")) == 1
-    environment: list[Mapping[str, str]] = [{}]
+    environment: list[Mapping[str, str]] = [variables or {}]
     if ranks > 1:
         port = str(free_port())
         common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks)}
@@ -120,11 +145,11 @@ def start(command: str, words: Sequence[str], log: Path, *, ranks: int = 1) -> S
     log.unlink(missing_ok=True)
     reading, writing = os.pipe()
     pids = []
-    for variables in environment:
+    for each in environment:
         pid = os.fork()
         if not pid:
             os.close(reading)
-            _be_command(command, words, log, variables, writing)
+            _be_command(command, words, log, each, writing)
         pids.append(pid)
     os.close(writing)
     return Started(pids, reading, log)
