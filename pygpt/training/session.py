@@ -43,6 +43,7 @@ from pygpt.training.trainer import Trainer
 from pygpt.utils import cli
 from pygpt.utils.cli import say
 from pygpt.utils.errors import InputError
+from pygpt.utils.format import duration
 from pygpt.utils.signals import stop_on_signals
 
 STDLIB_DATA = Path("data/stdlib-bytes")
@@ -312,7 +313,7 @@ def _conclude(
     """Print the result, a sample, where everything is, and what to do next."""
     config = trainer.config
     tokens = trainer.step * config.batch_tokens
-    say(console, f"\n{tokens:,} tokens; this start took {seconds:.0f} s")
+    say(console, f"\n{tokens:,} tokens; this start took {duration(seconds)}")
     say(console, f"validation: {trainer.evaluation}")
     model = trainer.finish()
     if not val_split.tokenizer.chat:

@@ -28,6 +28,7 @@ import dataclasses
 import itertools
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -208,12 +209,12 @@ class Trials:
         if status := max(process.status.values()):
             errors = [line for line in output.splitlines() if line.startswith("error: ")]
             _expect(len(errors) == 1 and status == 2, f"status {status}: {output[-2000:]}")
-            self._say(fault, name, errors[0].replace(str(self._folder), "…"))
+            self._say(fault, name, errors[0].replace(str(folder), "…"))
         return process, output
 
     def _say(self, fault: str, name: str, line: str) -> None:
-        """Print a message the first time that it comes."""
-        if (kind := (fault, name, line.partition("(")[0][:40])) not in self._said:
+        """Print a message the first time that it comes, whatever the step."""
+        if (kind := (fault, name, re.sub(r"\d+", "", line))) not in self._said:
             self._said.add(kind)
             print(f"{fault}, {name}: {line}", flush=True)
 

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tests.helpers import phases
@@ -127,11 +127,19 @@ def start(
     *,
     ranks: int = 1,
     variables: Mapping[str, str] | None = None,
+    before: Callable[[], None] = lambda: None,
 ) -> Started:
     """Start a command of pygpt by a fork; each rank is the leader of a session of its own.
 
-    The caller has no threads. Ranks are started without torchrun, as by SLURM's srun; one process
-    can be given environment variables.
+    The caller has no threads. Ranks are started without torchrun, as by SLURM's srun.
+
+    Args:
+        command: the name behind ``python -m pygpt.``.
+        words: its command line.
+        log: file for stdout and stderr.
+        ranks: processes.
+        variables: environment variables of one process.
+        before: called in the process first.
     """
     assert len(os.listdir("/proc/self/task")) == 1
     environment: list[Mapping[str, str]] = [variables or {}]
@@ -149,7 +157,7 @@ def start(
         pid = os.fork()
         if not pid:
             os.close(reading)
-            _be_command(command, words, log, each, writing)
+            _be_command(command, words, log, each, writing, before)
         pids.append(pid)
     os.close(writing)
     return Started(pids, reading, log)
@@ -177,7 +185,12 @@ def _redirect(log: Path) -> None:
 
 
 def _be_command(
-    command: str, words: Sequence[str], log: Path, variables: Mapping[str, str], pipe: int
+    command: str,
+    words: Sequence[str],
+    log: Path,
+    variables: Mapping[str, str],
+    pipe: int,
+    before: Callable[[], None],
 ) -> None:
     """What ``python -m pygpt.COMMAND`` does, in a forked process; does not return."""
     status = 1
@@ -187,6 +200,7 @@ def _be_command(
         _redirect(log)
         os.environ.update(variables)
         sys.argv = [command, *words]
+        before()
         phases.record(pipe)
         module = importlib.import_module(f"pygpt.{command}")
         from pygpt.utils import cli
