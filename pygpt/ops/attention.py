@@ -33,14 +33,15 @@ def attention(qkv: Tensor, n_head: int, *, dropout: float = 0.0, impl: str = "au
     Args:
         qkv: (B, T, 3·C), the packed projection: queries, keys, values, heads side by side in each.
         n_head: heads; the head size is D = C / n_head.
-        dropout: probability of dropping an attention weight.
+        dropout: probability of dropping an attention weight, below 1. Which ones follows from
+            torch's random numbers: triton draws a seed, eager a mask, and native has no dropout.
         impl: see `pygpt.ops`.
 
     Returns:
         (B, T, C), in qkv's dtype.
 
     Raises:
-        ValueError: wrong rank, or a last dimension that is not 3·n_head·D.
+        ValueError: wrong rank, a last dimension that is not 3·n_head·D, or another dropout.
     """
     if qkv.dim() != 3:
         raise ValueError(f"attention: qkv must be (B, T, 3·C), got {tuple(qkv.shape)}")
@@ -48,10 +49,12 @@ def attention(qkv: Tensor, n_head: int, *, dropout: float = 0.0, impl: str = "au
         raise ValueError(
             f"attention: qkv's last dimension {qkv.size(2)} is not 3 × {n_head} heads × head size"
         )
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"attention: dropout must be in [0, 1), got {dropout}")
     head_size = qkv.size(2) // (3 * n_head)
     chosen = choose("attention", impl, qkv.device, qkv.dtype, head_size)
-    if chosen != "eager" and dropout > 0.0:
-        notice_dropout(chosen)
+    if chosen == "native" and dropout > 0.0:
+        notice_dropout()
         chosen = "eager"
     if chosen == "eager":
         return _reference(qkv, n_head, dropout)
@@ -59,7 +62,8 @@ def attention(qkv: Tensor, n_head: int, *, dropout: float = 0.0, impl: str = "au
         return attention_native(qkv, n_head)
     from pygpt.kernels.attention import attention as attention_triton
 
-    y: Tensor = attention_triton(qkv, n_head)
+    seed = torch.randint(2**62, (1,), device=qkv.device) if dropout > 0.0 else None
+    y: Tensor = attention_triton(qkv, n_head, dropout, seed)
     return y
 
 

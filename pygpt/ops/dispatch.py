@@ -7,7 +7,7 @@ Beside ``eager``, plain PyTorch in `pygpt.ops`, there is
 
 Asking for one that can't run is an error that says why; nothing falls back in silence. "auto" takes
 eager for what the Triton kernels can't do, an older GPU or a larger head, and says so once.
-Attention with dropout is eager whatever is asked for, with a notice.
+The native attention has no dropout: where that is asked for, eager runs, with a notice.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ class Implementations:
         for op, size in sizes.items():
             if chosen[op] != select(op, getattr(self, op), device):
                 warn_once(f"{op}: impl='auto' means eager, since {_too_large(op, size)}")
-        if config.dropout and chosen["attention"] != "eager":
-            notice_dropout(chosen["attention"])
+        if config.dropout and chosen["attention"] == "native":
+            notice_dropout()
             chosen["attention"] = "eager"
         if "triton" in chosen.values():
             try:
@@ -190,9 +190,9 @@ def _why_not_triton(device: torch.device) -> str:
 
 
 @constant_while_tracing
-def notice_dropout(impl: str) -> None:
-    """Say, once, that attention with dropout is eager's."""
-    warn_once(f"attention: impl={impl!r} has no dropout; it runs as impl='eager'")
+def notice_dropout() -> None:
+    """Say, once, that on a CPU attention with dropout is eager's."""
+    warn_once("attention: impl='native' has no dropout; it runs as impl='eager'")
 
 
 @functools.cache

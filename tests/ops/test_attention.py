@@ -134,7 +134,7 @@ def test_products_of_fp32_take_tf32_where_torch_may(monkeypatch: pytest.MonkeyPa
     for setting in ("highest", "high"):
         # Not set: set back, it leaves oneDNN's own setting changed for the tests that follow.
         monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda setting=setting: setting)
-        found += [_constants(x, 32)["PRECISION"] for x in (qkv, qkv.half())]
+        found += [_constants(x, 32, 0.0)["PRECISION"] for x in (qkv, qkv.half())]
     assert found == ["ieee", "ieee", "tf32", "ieee"]
 
 
