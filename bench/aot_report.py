@@ -5,12 +5,14 @@ Run: ``python bench/aot_report.py [--arch sm_89] [--op attention] [--dtype bfloa
 Each entry is launched by its own launcher on small CPU tensors, with a driver that reports the
 entry's architecture and compiles instead of launching. Strides, constants and alignment are those
 of a GPT-2 on a GPU. An entry of a width class is compiled for GPT-2's width of that class, and
-every entry in all the forms that a GPT uses: with and without bias and residual, in TF32 and exact.
-The report shows the maximum over these.
+every entry in all the forms that a GPT uses: with and without bias and residual, with and without
+dropout, in TF32 and exact. The report shows the maximum over these.
 
 Registers and stack are read from the compiled code by the cuobjdump inside the triton wheel. The
 exit status is 1 if an entry exceeds its architecture's limits, or spills or allows fewer than two
-programs per SM without giving a reason.
+programs per SM without giving a reason, or if its code for sm_90 overwrites registers that a
+product still reads (`pygpt.planning.sass`). The ptxas is the one that would be taken on a GPU
+(`pygpt.kernels.toolchain`); --ptxas PATH takes another one.
 
 Linux only; TRITON_INTERPRET must not be set. The whole table takes five minutes on two cores.
 """
@@ -20,6 +22,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import functools
+import itertools
 import multiprocessing
 import os
 import re
@@ -42,7 +45,16 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from pygpt.config import GPTConfig
-from pygpt.kernels import attention, cross_entropy, decode_attention, gelu, launch, layer_norm
+from pygpt.kernels import (
+    attention,
+    cross_entropy,
+    decode_attention,
+    gelu,
+    launch,
+    layer_norm,
+    toolchain,
+)
+from pygpt.planning import sass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +79,19 @@ GPT2_WIDTHS = {512: 384, 1024: 768, 2048: 1600}
 """Of the width classes that a preset's n_embd belongs to without filling it: that n_embd."""
 
 
+STACK_WITH_DROPOUT = 80
+"""Bytes that a form with dropout may spill: its time goes into random numbers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """One way in which a GPT uses a kernel."""
+
+    call: Callable[[], object]
+    """Launches it."""
+    dropout: bool = False
+
+
 @dataclasses.dataclass(frozen=True)
 class Result:
     """One compiled entry: the most that any of its forms uses."""
@@ -76,7 +101,14 @@ class Result:
     dtype: str
     registers: int
     stack: int
+    """Of the forms without dropout."""
+    dropout_stack: int
+    """Of those with it."""
     shared: int
+    ptxas: str
+    """Its version."""
+    overwritten: tuple[str, ...]
+    """Registers that are overwritten while a product may still read them."""
 
     @property
     def programs_per_sm(self) -> int:
@@ -96,13 +128,20 @@ class Result:
     @property
     def fault(self) -> str:
         """Why this entry must not stay as it is; "" if it may."""
+        if self.overwritten:
+            return f"wrong code by ptxas {self.ptxas}: {self.overwritten[0]}"
         if self.shared > MULTIPROCESSORS[self.key.architecture].shared_per_block:
             return "more shared memory than a block may have"
         if self.programs_per_sm < 1:
             return "more registers than an SM has"
         if self.launch.reason:
             return ""
-        if self.stack:
+        return self._weakness
+
+    @property
+    def _weakness(self) -> str:
+        """What an entry may have only for a reason."""
+        if self.stack or self.dropout_stack > STACK_WITH_DROPOUT:
             return "spills, without a reason"
         if self.programs_per_sm < 2:
             return "one program per SM, without a reason"
@@ -151,12 +190,18 @@ def _compiling(kernel: JITFunction, key: launch.Key, entry: launch.Launch) -> It
         yield compiled
 
 
-def _forms(
-    op: str, size: int, dtype: torch.dtype
-) -> tuple[JITFunction, list[Callable[[], object]]]:
+def _forms(op: str, size: int, dtype: torch.dtype) -> tuple[JITFunction, list[Form]]:
     """The kernel of `op`, and calls of its launcher as a GPT makes them, for the class `size`."""
     if op.startswith("attention"):
         return _attention_forms(op, size, dtype)
+    kernel, calls = _calls(op, size, dtype)
+    return kernel, [Form(call) for call in calls]
+
+
+def _calls(
+    op: str, size: int, dtype: torch.dtype
+) -> tuple[JITFunction, list[Callable[[], object]]]:
+    """`_forms` of the other operators, which have no dropout."""
     if op.startswith("layer_norm"):
         return _layer_norm_forms(op, GPT2_WIDTHS.get(size, size), dtype)
     if op == "decode_attention":
@@ -178,29 +223,35 @@ def _forms(
     ]
 
 
-def _attention_forms(
-    op: str, head_size: int, dtype: torch.dtype
-) -> tuple[JITFunction, list[Callable[[], object]]]:
+def _attention_forms(op: str, head_size: int, dtype: torch.dtype) -> tuple[JITFunction, list[Form]]:
     B, T, n_head = 2, 256, 2
     qkv = torch.empty(B, T, 3 * n_head * head_size, dtype=dtype)
     y = torch.empty(B, T, n_head * head_size, dtype=dtype)
     lse = torch.empty(B, n_head, T)
     kernel = {
         "attention_forward": attention._forward_kernel,
-        "attention_delta": attention._delta_kernel,
-        "attention_dkdv": attention._dkdv_kernel,
-        "attention_dq": attention._dq_kernel,
+        "attention_delta": attention.delta_kernel,
+        "attention_dkdv": attention.dkdv_kernel,
+        "attention_dq": attention.dq_kernel,
     }[op]
 
-    def call(precision: str) -> object:
+    seed = torch.empty(1, dtype=torch.int64)
+
+    def call(precision: str, dropout: float) -> object:
         torch.set_float32_matmul_precision(precision)
         if op == "attention_forward":
-            return attention._attention(qkv, n_head)
-        return attention._attention_backward(y, qkv, y, lse, n_head)
+            return attention._attention(qkv, n_head, dropout, seed if dropout else None)
+        return attention._attention_backward(
+            y, qkv, y, lse, n_head, dropout, seed if dropout else None
+        )
 
-    multiplies = op != "attention_delta"
-    precisions = ("highest", "high") if dtype == torch.float32 and multiplies else ("highest",)
-    return kernel, [functools.partial(call, precision) for precision in precisions]
+    if op == "attention_delta":
+        return kernel, [Form(functools.partial(call, "highest", 0.0))]
+    precisions = ("highest", "high") if dtype == torch.float32 else ("highest",)
+    return kernel, [
+        Form(functools.partial(call, precision, dropout), dropout > 0)
+        for precision, dropout in itertools.product(precisions, (0.0, 0.2))
+    ]
 
 
 def _layer_norm_forms(
@@ -253,13 +304,32 @@ def _cross_entropy_forms(dtype: torch.dtype) -> list[Callable[[], object]]:
 def compile_entry(key: launch.Key, entry: launch.Launch, dtype: str) -> Result:
     """Compile one entry for its architecture, in all its forms, and read what the code uses."""
     kernel, forms = _forms(key.op, key.size, getattr(torch, dtype))
-    with _compiling(kernel, key, entry) as compiled:
-        for call in forms:
-            call()
-    resources = [(*_resources(binary.asm["cubin"]), binary.metadata.shared) for binary in compiled]
-    assert len(resources) == len(forms)
-    registers, stack, shared = map(max, zip(*resources, strict=True))
-    return Result(key, entry, dtype, registers, stack, shared)
+    with _ptxas_of(key.architecture) as ptxas, _compiling(kernel, key, entry) as compiled:
+        for form in forms:
+            form.call()
+    cubins = [binary.asm["cubin"] for binary in compiled]
+    assert len(cubins) == len(forms)
+    registers, stacks = zip(*map(_resources, cubins), strict=True)
+    of_forms = list(zip(forms, stacks, strict=True))
+    stack = max(stack for form, stack in of_forms if not form.dropout)
+    dropout_stack = max((stack for form, stack in of_forms if form.dropout), default=0)
+    shared = max(binary.metadata.shared for binary in compiled)
+    overwritten: list[str] = []
+    if key.architecture == "sm_90":
+        for cubin in cubins:
+            overwritten += sass.overwritten_operands(sass.disassemble(cubin))
+    return Result(
+        key, entry, dtype, max(registers), stack, dropout_stack, shared, ptxas, tuple(overwritten)
+    )
+
+
+@contextmanager
+def _ptxas_of(architecture: str) -> Iterator[str]:
+    """Inside, Triton calls the ptxas that it would call on such a GPU; its version."""
+    with mock.patch.dict(os.environ):
+        toolchain.prepare(int(architecture.removeprefix("sm_")))
+        yield "{}.{}".format(*toolchain.ptxas()[1])
+    toolchain.forget_version()
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
@@ -307,7 +377,7 @@ def _print(results: list[Result]) -> None:
     table = Table(title="launch table, compiled ahead of time")
     for column in ("entry", "dtype", "tile", "warps", "stages"):
         table.add_column(column)
-    for column in ("registers", "stack B", "shared B", "programs/SM"):
+    for column in ("registers", "stack B", "with dropout", "shared B", "programs/SM"):
         table.add_column(column, justify="right")
     table.add_column("note")
     for result in results:
@@ -315,13 +385,16 @@ def _print(results: list[Result]) -> None:
         cells = (
             f"{result.key.architecture} {result.key.op} {result.key.size or ''}", result.dtype,
             f"{entry.rows}×{entry.columns}", entry.num_warps, entry.num_stages,
-            result.registers, result.stack, result.shared, result.programs_per_sm,
+            result.registers, result.stack, result.dropout_stack or "", result.shared,
+            result.programs_per_sm,
         )  # fmt: skip
         table.add_row(*map(str, cells), note or entry.reason)
     Console(width=160 if not sys.stdout.isatty() else None).print(table)
 
 
-def main(arch: str = "", op: str = "", dtype: str = "", workers: int = 2) -> int:
+def main(
+    arch: str = "", op: str = "", dtype: str = "", workers: int = 2, ptxas: Path | None = None
+) -> int:
     """Compile the launch table for its architectures and print what each entry uses.
 
     Args:
@@ -329,10 +402,13 @@ def main(arch: str = "", op: str = "", dtype: str = "", workers: int = 2) -> int
         op: only operators whose name begins so.
         dtype: only this dtype.
         workers: processes that compile.
+        ptxas: the one to compile with.
     """
     if os.environ.get("TRITON_INTERPRET") == "1":
         print("TRITON_INTERPRET=1 replaces the compiler; unset it for this report", file=sys.stderr)
         return 2
+    if ptxas:
+        os.environ["TRITON_PTXAS_PATH"] = str(ptxas)
     jobs = jobs_for(arch, op, dtype)
     if not jobs:
         print(f"no entry of the launch table fits {arch=} {op=} {dtype=}", file=sys.stderr)
@@ -340,7 +416,11 @@ def main(arch: str = "", op: str = "", dtype: str = "", workers: int = 2) -> int
     results = report(jobs, workers)
     _print(results)
     faults = sum(bool(result.fault) for result in results)
-    print(f"{len(results)} entries, {faults} with a fault; triton {triton.__version__}")
+    versions = sorted({f"{result.key.architecture} {result.ptxas}" for result in results})
+    print(
+        f"{len(results)} entries, {faults} with a fault; triton {triton.__version__}, "
+        f"ptxas of {', '.join(versions)}"
+    )
     return 1 if faults else 0
 
 

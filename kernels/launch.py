@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pygpt.kernels import toolchain
 from pygpt.utils.files import replace_text
 
 logger = logging.getLogger(__name__)
@@ -227,15 +228,17 @@ def _look_at_environment() -> None:
 def architecture(device: torch.device) -> str:
     """The table's architecture for `device`: its own, or the one it is most like.
 
-    In the interpreter, whose tensors are on the CPU, it is sm_89, the main target.
+    In the interpreter, whose tensors are on the CPU, it is sm_89, the main target. The first call
+    for a GPU also chooses the compiler; see `pygpt.kernels.toolchain`.
 
     Raises:
-        ValueError: a GPU older than sm_80.
+        ValueError: a GPU older than sm_80, or a compiler that is wrong for it.
     """
     if device.type != "cuda":
         return "sm_89"
     major, minor = torch.cuda.get_device_capability(device)
     capability = 10 * major + minor
+    toolchain.prepare(capability)
     if capability in _LIKE_SM_89:
         return "sm_89"
     known = [name for name in ARCHITECTURES if int(name.removeprefix("sm_")) <= capability]

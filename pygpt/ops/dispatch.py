@@ -181,7 +181,7 @@ def _why_not_triton(device: torch.device) -> str:
     """Why the Triton kernels can't run on a GPU; "" if they can, or if there is none to ask."""
     if importlib.util.find_spec("triton") is None:
         return "the triton package is not installed"
-    if torch.cuda.is_available():
+    if device.type == "cuda" and torch.cuda.is_available():
         try:
             launch.architecture(device)
         except ValueError as error:
@@ -219,5 +219,5 @@ def _check_triton(op: str, device: torch.device, size: int) -> None:
             f"{op}: impl='triton' needs a CUDA device and the device is {device}; take impl='auto' "
             "or set TRITON_INTERPRET=1 to run the kernels in Triton's (slow) interpreter"
         )
-    if importlib.util.find_spec("triton") is None:
-        raise InputError(f"{op}: impl='triton' needs the triton package, which is not installed")
+    if why_not := _why_not_triton(device):
+        raise InputError(f"{op}: impl='triton' can't run here: {why_not}")

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from pygpt.kernels import toolchain
 from pygpt.planning.hardware import device_name
 
 
@@ -24,6 +25,8 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         properties = torch.cuda.get_device_properties(device)
         described["architecture"] = f"sm_{properties.major}{properties.minor}"
         described["memory_gib"] = round(properties.total_memory / 2**30, 1)
+        if _version_of_triton():
+            described["ptxas"] = "{}.{}".format(*toolchain.ptxas()[1])
     else:
         described["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
     return described | {

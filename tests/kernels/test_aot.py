@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pygpt.kernels import launch
+from pygpt.kernels import launch, toolchain
 
 ROOT = Path(__file__).parents[2]
 
@@ -103,6 +103,7 @@ def test_architecture(
     capability: tuple[int, int], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(toolchain, "prepare", lambda capability: None)
     assert launch.architecture.__wrapped__(torch.device("cuda", 0)) == expected
 
 
