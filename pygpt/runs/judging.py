@@ -23,6 +23,7 @@ from pygpt.evaluation.results import Result
 from pygpt.evaluation.tasks import documents, get_task
 from pygpt.hub import huggingface
 from pygpt.planning.hardware import start_device
+from pygpt.planning.out_of_memory import is_out_of_memory
 from pygpt.runs.run import Run
 from pygpt.tokenizers.base import load_tokenizer
 from pygpt.tokenizers.info import TokenizerInfo
@@ -210,7 +211,9 @@ class Judge:
         try:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
                 yield
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             raise InputError(
                 f"out of memory with --batch-size {self.options.batch_size}; give a smaller one, "
                 "or a smaller --block-size"

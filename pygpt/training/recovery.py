@@ -6,8 +6,7 @@ import enum
 from collections.abc import Callable
 from typing import TypeVar
 
-import torch
-
+from pygpt.planning.out_of_memory import is_out_of_memory
 from pygpt.training.ranks import Ranks
 from pygpt.utils.errors import InputError
 
@@ -108,8 +107,8 @@ def retry(
 
 
 def failure_of(error: RuntimeError) -> Failure:
-    """What a run can recover from: PyTorch's errors by type, Triton's by text."""
-    if isinstance(error, torch.OutOfMemoryError) or "CUDA]: out of memory" in str(error):
+    """What a run can recover from."""
+    if is_out_of_memory(error):
         return Failure.MEMORY
     from torch._dynamo.exc import TorchDynamoException  # takes a second to import
 
