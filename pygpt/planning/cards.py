@@ -49,9 +49,12 @@ class Card:
         )
 
 
+# Rates of NVIDIA's product pages and of its architecture white papers (Ampere GA102, Ada, Blackwell
+# RTX, H100), which give the rate of tensor cores with fp32 accumulation, without sparsity.
 # A longer name stands before a shorter one that it begins with.
 CARDS = (
     Card("RTX 3090", 71.0, 24, 936),
+    Card("RTX 4060 Ti 16GB", 44.1, 16, 288),  # named so here; the driver calls both alike
     Card("RTX 4060 Ti", 44.1, 8, 288),
     Card("RTX 4060", 30.2, 8, 272),
     Card("RTX 4070 Ti SUPER", 88.2, 16, 672),
@@ -60,6 +63,15 @@ CARDS = (
     Card("RTX 4070", 58.3, 12, 504),
     Card("RTX 4080", 97.5, 16, 717),
     Card("RTX 4090", 165.2, 24, 1008),
+    Card("RTX 5060 Ti 8GB", 47.4, 8, 448),
+    Card("RTX 5060 Ti", 47.4, 16, 448),
+    Card("RTX 5060", 38.4, 8, 448),
+    Card("RTX 5070 Ti", 87.9, 16, 896),
+    Card("RTX 5070", 61.7, 12, 672),
+    Card("RTX 5080", 112.6, 16, 960),
+    Card("RTX 5090", 209.5, 32, 1792),
+    Card("L4", 121.0, 24, 300),
+    Card("L40S", 362.0, 48, 864),
     Card("A100-SXM4-80GB", 312.0, 80, 2039),
     Card("A100 80GB PCIe", 312.0, 80, 1935),
     Card("A100", 312.0, 40, 1555),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import functools
+import logging
 import os
 import platform
 import time
@@ -18,7 +19,12 @@ from pygpt.planning.cards import Card, find_card
 from pygpt.utils.errors import InputError, check_device
 from pygpt.utils.machine import Memory, available_memory, n_cores
 
+logger = logging.getLogger(__name__)
+
 DType = Literal["float32", "bfloat16", "float16"]
+
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+"""There is one on a Linux machine with NVIDIA's driver, whatever PyTorch makes of it."""
 
 BF16_WIDTH = 64
 """n_embd from which a step on a CPU with bf16 instructions is not slower in bf16 than in fp32.
@@ -45,6 +51,8 @@ def start_device(name: str) -> torch.device:
     device = pick_device(name)
     if device.type == "cpu":
         use_physical_cores()
+    else:
+        use_expandable_segments()
     return device
 
 
@@ -59,6 +67,8 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu" and (why_not := _why_no_gpu()):
+            logger.warning("this machine has an NVIDIA GPU and it can't be used: %s", why_not)
     check_device(name)
     device = torch.device(name)
     try:
@@ -71,6 +81,30 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     return device
+
+
+def _why_no_gpu() -> str:
+    """Why PyTorch can't use an NVIDIA GPU that the system has; "" where there is none."""
+    if not NVIDIA_DRIVER.exists():
+        return ""
+    if torch.version.cuda is None:
+        return f"PyTorch {torch.__version__} is built without CUDA; install a build with it"
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:  # an old driver, by its number
+        return str(error).strip().splitlines()[0]
+    return f"CUDA {torch.version.cuda} finds no device; is CUDA_VISIBLE_DEVICES set?"
+
+
+def use_expandable_segments() -> None:
+    """Have the allocator of a GPU grow its segments, so that sizes that change leave no gaps.
+
+    Before the first tensor of a size. The user's own PYTORCH_ALLOC_CONF has the last word. Linux
+    only, and not in Windows' subsystem, whose driver lacks what they need.
+    """
+    named = any(name in os.environ for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"))
+    if platform.system() == "Linux" and "microsoft" not in platform.release() and not named:
+        torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
 
 
 def pick_dtype(name: DType | Literal["auto"], device: torch.device, width: int) -> DType:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -86,6 +89,13 @@ def test_gemm_rate_counts_operations_per_second(monkeypatch: pytest.MonkeyPatch)
         ("NVIDIA H100 80GB HBM3", "H100"),
         ("NVIDIA H100 PCIe", "H100 PCIe"),
         ("NVIDIA H200", "H200"),
+        ("NVIDIA GeForce RTX 4060 Ti", "RTX 4060 Ti"),
+        ("NVIDIA GeForce RTX 5070 Ti", "RTX 5070 Ti"),
+        ("NVIDIA GeForce RTX 5090", "RTX 5090"),
+        ("NVIDIA L4", "L4"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA L40", None),
+        ("NVIDIA GeForce RTX 5090 Laptop GPU", None),
         ("NVIDIA RTX A1000", None),
         ("NVIDIA GH200 480GB", None),
         ("NVIDIA H100 NVL", None),
@@ -106,7 +116,60 @@ def test_a_card_is_known_by_whole_words(
 
 def test_a_card_is_found_by_its_longest_name() -> None:
     assert named_card("NVIDIA GeForce RTX 4070 Ti SUPER").tflops == 88.2
+    assert named_card("rtx 4060 ti 16gb").memory_gib == 16
     for card in CARDS:
         assert named_card(card.name) is card
     with pytest.raises(InputError, match="no data sheet of a GPU 'RTX 9999'; there are RTX 3090"):
         named_card("RTX 9999")
+
+
+# --- a GPU that can't be used ---------------------------------------------------------------------
+
+
+def _too_old() -> None:
+    raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).\nUpdate")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "init", "expected"),
+    [
+        (None, _too_old, "is built without CUDA"),
+        ("13.0", _too_old, "driver on your system is too old (found version 11040)."),
+        ("13.0", lambda: None, "CUDA 13.0 finds no device"),
+    ],
+)
+def test_a_gpu_that_cannot_be_used_is_said(
+    cuda: str | None,
+    init: Callable[[], None],
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", init)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(hardware, "NVIDIA_DRIVER", tmp_path / "version")
+    assert pick_device("auto") == torch.device("cpu")
+    assert not caplog.messages  # there is no GPU
+    (tmp_path / "version").touch()
+    assert pick_device("auto") == torch.device("cpu")
+    (message,) = caplog.messages
+    assert message.startswith("this machine has an NVIDIA GPU and it can't be used: ")
+    assert expected in message
+    assert "Update" not in message
+
+
+def test_segments_of_a_gpu_grow_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings: list[str] = []
+    monkeypatch.setattr(torch._C, "_accelerator_setAllocatorSettings", settings.append)
+    monkeypatch.setattr(hardware, "pick_device", torch.device)
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+    hardware.start_device("cuda:1")
+    assert settings == ["expandable_segments:True"]
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:64")
+    hardware.start_device("cuda:1")
+    assert len(settings) == 1
