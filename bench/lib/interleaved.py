@@ -45,7 +45,7 @@ class Interleaved:
         survived: exceptions that exclude only the variant that raised them; see `failures`.
 
     Attributes:
-        seconds: variant → its time in each round, for variants that did not fail.
+        seconds: variant → its time in each round, up to the one in which it failed.
         failures: variant → the exception it raised.
     """
 
@@ -75,7 +75,8 @@ class Interleaved:
                 self.seconds[name] = []
                 self._time(name)
         for round_number in range(1, rounds):
-            for name in random.sample(list(self.seconds), len(self.seconds)):
+            going = [name for name in self.seconds if name not in self.failures]
+            for name in random.sample(going, len(going)):
                 if round_number < 2 or sum(self.seconds[name]) < budget_s:
                     with self._noting(name):
                         self._time(name)
@@ -94,7 +95,6 @@ class Interleaved:
             yield
         except self._survived as error:
             self.failures[name] = in_a_line(error)
-            self.seconds.pop(name, None)
 
 
 def in_a_line(error: Exception) -> str:
