@@ -28,7 +28,7 @@ from torch import Tensor
 
 from pygpt import ops
 from pygpt.config import GPTConfig
-from pygpt.ops.chunked_cross_entropy import chunk_tokens
+from pygpt.ops.chunked_cross_entropy import chunk_tokens, gpu_memory
 from pygpt.planning.hardware import keep_freed_memory, pick_device
 from pygpt.utils import cli
 
@@ -74,7 +74,7 @@ def _rivals(
         "torch.compile": torch.compile(by_autocast("eager"), dynamic=False),
     }
     if hasattr(torch.nn, "LinearCrossEntropyOptions"):
-        chunk = chunk_tokens(tokens, options.vocab, dtype.itemsize, device.type)
+        chunk = chunk_tokens(tokens, options.vocab, dtype.itemsize, device.type, gpu_memory(device))
         for name, settings in {
             f"torch chunked, {chunk} tokens": torch.nn.LinearCrossEntropyOptions(
                 batch_chunk_size=chunk
@@ -114,7 +114,8 @@ def _training_call(loss: Loss, x: Tensor, weight: Tensor, targets: Tensor) -> in
 def _gemms(x: Tensor, weight: Tensor, dtype: torch.dtype) -> interleaved.Call:
     """The three GEMMs of every chunk, into buffers that exist."""
     x, weight = x.detach().to(dtype), weight.detach().to(dtype)
-    chunk = chunk_tokens(len(x), len(weight), dtype.itemsize, x.device.type)
+    memory = gpu_memory(x.device)
+    chunk = chunk_tokens(len(x), len(weight), dtype.itemsize, x.device.type, memory)
     logits, dx, dweight = x.new_zeros(chunk, len(weight)), torch.empty_like(x), weight.clone()
 
     def call() -> None:

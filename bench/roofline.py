@@ -71,7 +71,8 @@ def _rows(config: TrainConfig, card: Card) -> list[dict[str, str]]:
     """One preset, with and without recomputation; the optimiser on the host where it has to be."""
     config = dataclasses.replace(config, compile=True)
     impl = str(Implementations().resolve(torch.device("cuda"), config.model(VOCAB_SIZE)))
-    plans = Plan.of(config, VOCAB_SIZE, "cuda", torch.bfloat16, impl).alternatives()
+    plan = Plan.of(config, VOCAB_SIZE, "cuda", torch.bfloat16, impl, memory=card.memory)
+    plans = plan.alternatives()
     on_card = [plan for plan in plans if not plan.offload]
     if not any(plan.fits(1, card.memory - CONTEXT_BYTES) for plan in on_card):
         on_card = plans

@@ -1,7 +1,7 @@
 """Softmax cross-entropy of a tile of logits, each row's gradient written over its logits.
 
-The row kernel of ``pygpt.ops.chunked_cross_entropy``. One program per row, two loops over blocks of
-columns (a single block of a whole vocabulary would spill registers):
+The row kernel of ``pygpt.ops.chunked_cross_entropy``. A program takes one row after the other, each
+in two loops over blocks of columns (a single block of a whole vocabulary would spill registers):
 
 1. the running maximum and sum of exponentials (Milakov and Gimelshein 2018, algorithm 3), kept per
    lane and merged once at the end, so that no iteration waits for a reduction. Of the two terms of
@@ -25,8 +25,9 @@ _LOWEST = tl.constexpr(-2e38)  # finite, and times log2(e) too: -inf minus -inf 
 
 
 @triton.jit
-def _cross_entropy_kernel(
-    logits_ptr,  # (M, V), overwritten by the gradient
+def _cross_entropy_row(
+    row,
+    first_ptr,  # logits (M, V), overwritten by the gradient
     targets_ptr,  # (M,) int64
     loss_ptr,  # (M,) fp32
     lse_ptr,  # (M,) fp32
@@ -41,8 +42,8 @@ def _cross_entropy_kernel(
     GRADIENT: tl.constexpr,  # whether to write it
     BLOCK_V: tl.constexpr,  # columns of a block
 ):
-    row = tl.program_id(0)
-    logits_ptr += row.to(tl.int64) * row_stride  # row·V passes 2³¹ at row 42,689
+    """The loss and log-sum-exp of one row, and its gradient over its logits."""
+    logits_ptr = first_ptr + tl.cast(row, tl.int64) * row_stride  # row·V passes 2³¹ at row 42,689
     target = tl.load(targets_ptr + row)
     in_range = (target >= 0) & (target < vocab)
 
@@ -95,6 +96,32 @@ def _cross_entropy_kernel(
             )
 
 
+@triton.jit(do_not_specialize=["n_rows"])
+def _cross_entropy_kernel(
+    logits_ptr,  # (M, V), overwritten by the gradient
+    targets_ptr,  # (M,) int64
+    loss_ptr,  # (M,) fp32
+    lse_ptr,  # (M,) fp32
+    row_weight_ptr,  # (M,) fp32, unused without HAS_ROW_WEIGHT
+    n_rows,  # M
+    vocab,  # V
+    row_stride,  # of logits, in elements
+    ignore_index,  # the target of rows that don't count
+    z_loss,  # weight of lse²
+    label_smoothing,  # share of the target spread over all ids
+    HAS_ROW_WEIGHT: tl.constexpr,
+    SMOOTHING: tl.constexpr,  # whether label_smoothing is above 0
+    GRADIENT: tl.constexpr,  # whether to write it
+    BLOCK_V: tl.constexpr,  # columns of a block
+):
+    # Few enough programs for their rows to stay in the second-level cache; see _programs.
+    for row in range(tl.program_id(0), n_rows, tl.num_programs(0)):
+        _cross_entropy_row(
+            row, logits_ptr, targets_ptr, loss_ptr, lse_ptr, row_weight_ptr, vocab, row_stride,
+            ignore_index, z_loss, label_smoothing, HAS_ROW_WEIGHT, SMOOTHING, GRADIENT, BLOCK_V,
+        )  # fmt: skip
+
+
 def cross_entropy_rows(
     logits: Tensor,
     targets: Tensor,
@@ -128,20 +155,27 @@ def cross_entropy_rows(
         return
     config = launch.find("cross_entropy", 0, logits)
     with torch.cuda.device_of(logits):
-        _cross_entropy_kernel[(rows,)](
-            logits,
-            targets,
-            loss,
-            lse,
-            row_weight,
-            vocab,
-            logits.stride(0),
-            ignore_index,
-            float(z_loss),
-            float(label_smoothing),
+        _cross_entropy_kernel[(_programs(logits),)](
+            logits, targets, loss, lse, row_weight, rows, vocab, logits.stride(0),
+            ignore_index, float(z_loss), float(label_smoothing),
             HAS_ROW_WEIGHT=row_weight is not None,
             SMOOTHING=label_smoothing > 0,
             GRADIENT=gradient,
             BLOCK_V=min(config.columns, triton.next_power_of_2(vocab)),
             **config.options,
-        )
+        )  # fmt: skip
+
+
+def _programs(logits: Tensor) -> int:
+    """Programs, each of which works on one row at a time: no result depends on how many there are.
+
+    A row that is read for the second time should come from the second-level cache. Three quarters
+    of it are for the rows at work. Where it does not hold one for each multiprocessor, the second
+    read comes from memory anyway, and there is a program for every row.
+    """
+    rows, vocab = logits.shape
+    if logits.device.type != "cuda":
+        return rows
+    gpu = torch.cuda.get_device_properties(logits.device)
+    fitting = gpu.L2_cache_size * 3 // 4 // (vocab * logits.element_size())
+    return rows if fitting < gpu.multi_processor_count else min(rows, fitting)

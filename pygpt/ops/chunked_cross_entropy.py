@@ -27,10 +27,10 @@ from torch import Tensor
 
 from pygpt.ops import native
 
-# Bytes for the logits of a chunk, by device type. The weight's gradient (V × C in fp32) is read
-# and written once a chunk, so chunks must be long: at V = 50,304 in bf16 these are at most 2,560
-# and 640 tokens. On a CPU at C = 384, chunks of 256 tokens take a quarter more time, and chunks
-# of 1,280 or 2,048 are not faster.
+# Bytes for the logits of a chunk, by device type; on a GPU, for each 12 GiB of its memory. The
+# weight's gradient (V × C in fp32) is read and written once a chunk, so chunks must be long: at
+# V = 50,304 in bf16 these are at most 2,560 and 640 tokens. On a CPU at C = 384, chunks of 256
+# tokens take a quarter more time, and chunks of 1,280 or 2,048 are not faster.
 LOGITS_BYTES = {"cuda": 256 << 20, "cpu": 64 << 20}
 
 
@@ -275,7 +275,8 @@ def _by_chunks(
     if n_tokens == 0:
         dweight.zero_()
 
-    chunk = chunk_tokens(n_tokens, vocab, gemm_dtype.itemsize, x.device.type)
+    memory = gpu_memory(x.device)
+    chunk = chunk_tokens(n_tokens, vocab, gemm_dtype.itemsize, x.device.type, memory)
     buffer = x.new_empty(chunk, vocab)
     # The caller may have autocast on; it must not change the dtype of these GEMMs.
     with torch.autocast(x.device.type, enabled=False):
@@ -325,7 +326,14 @@ def _check_range(targets: Tensor, vocab: int, ignore_index: int) -> None:
         )
 
 
-def chunk_tokens(tokens: int, vocab: int, itemsize: int, device: str) -> int:
+def gpu_memory(device: torch.device) -> int:
+    """All bytes of a GPU's memory; 0 for another device."""
+    if device.type != "cuda":
+        return 0
+    return torch.cuda.get_device_properties(device).total_memory
+
+
+def chunk_tokens(tokens: int, vocab: int, itemsize: int, device: str, memory: int = 0) -> int:
     """Tokens a chunk: as few chunks as LOGITS_BYTES allows, all of about the same length.
 
     A short last chunk would read and write the whole gradient of the weight for few tokens.
@@ -335,11 +343,13 @@ def chunk_tokens(tokens: int, vocab: int, itemsize: int, device: str) -> int:
         vocab: V, rows of the weight.
         itemsize: bytes of a logit.
         device: device type.
+        memory: all bytes of a GPU's memory.
 
     Returns:
         A multiple of 128 where the budget allows that many; never more than `tokens`.
     """
-    most = max(1, LOGITS_BYTES[device] // (vocab * itemsize))
+    parts = max(1, round(memory / (12 << 30)))  # rounded: a GPU reports less than its data sheet
+    most = max(1, parts * LOGITS_BYTES[device] // (vocab * itemsize))
     if most >= 128:
         most = most // 128 * 128
     chunks = max(1, -(-tokens // most))

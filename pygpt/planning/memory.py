@@ -124,6 +124,8 @@ class Plan:
     """Whether an average of the weights is kept (EMA)."""
     workers: int = 1
     """Processes of a CPU that share a step."""
+    memory: int = 0
+    """All bytes of a GPU's memory."""
 
     @classmethod
     def of(
@@ -137,6 +139,7 @@ class Plan:
         ranks: int = 1,
         sharded: bool = False,
         workers: int = 1,
+        memory: int = 0,
     ) -> Plan:
         """The plan of a training run.
 
@@ -149,6 +152,7 @@ class Plan:
             ranks: processes that share the batch.
             sharded: whether they slice weights and moments (FSDP).
             workers: processes of a CPU that share a step.
+            memory: all bytes of a GPU's memory.
 
         Raises:
             InputError: batch_tokens is not a multiple of block_size, or can't be shared evenly.
@@ -166,6 +170,7 @@ class Plan:
             shards=ranks if sharded else 1,
             average=config.ema_decay > 0,
             workers=workers,
+            memory=memory,
         )
 
     def estimate(self, micro_batch: int) -> Estimate:
@@ -183,6 +188,7 @@ class Plan:
             shards=self.shards,
             average=self.average,
             workers=self.workers,
+            memory=self.memory,
         )
 
     def largest_micro_batch(self, free: int, limit: str = "") -> int:
@@ -298,6 +304,7 @@ def estimate(
     shards: int = 1,
     average: bool = False,
     workers: int = 1,
+    memory: int = 0,
 ) -> Estimate:
     """The memory of a training step at its peak.
 
@@ -315,6 +322,7 @@ def estimate(
             micro-batch.
         average: whether an average of the weights is kept (EMA).
         workers: processes of a CPU that share a step.
+        memory: all bytes of a GPU's memory, on which the length of the loss's chunks depends.
     """
     tokens, c, s = micro_batch * config.block_size, config.n_embd, dtype.itemsize
     parameters = gradients = FP32 * config.n_params()
@@ -340,7 +348,8 @@ def estimate(
     # The residual stream in fp32 and the sublayer's output that is not yet added to it.
     block_inputs = (FP32 + s) * tokens * c
     ids = 2 * 8 * tokens  # inputs and targets, int64
-    loss = _norm_activations(tokens, c, s) + _loss(config, tokens, s, device, impl, compiled)
+    loss = _norm_activations(tokens, c, s)
+    loss += _loss(config, tokens, s, device, impl, compiled, memory)
     backward = _block_backward(tokens, c, s)
     if impl.attention == "native" and dtype == torch.bfloat16 and not config.dropout:
         # Measured: Inductor, when it computes a block again, keeps the MLP until the block is done.
@@ -421,13 +430,19 @@ def _block_casts(config: GPTConfig, s: int) -> int:
 
 
 def _loss(
-    config: GPTConfig, tokens: int, s: int, device: str, impl: Implementations, compiled: bool
+    config: GPTConfig,
+    tokens: int,
+    s: int,
+    device: str,
+    impl: Implementations,
+    compiled: bool,
+    memory: int,
 ) -> int:
     """Head and loss, forward and backward, without the head's input."""
     logits, weight = tokens * config.vocab_size, config.vocab_size * config.n_embd
     cast = 0 if s == FP32 else s * weight
     if impl.linear_cross_entropy != "eager":
-        chunk = chunk_tokens(tokens, config.vocab_size, s, device)
+        chunk = chunk_tokens(tokens, config.vocab_size, s, device, memory)
         buffers = s * chunk * config.vocab_size
         buffers += FP32 * weight + s * tokens * config.n_embd  # gradients of the weight and of x
         buffers += 2 * FP32 * tokens  # each token's loss and log-sum-exp

@@ -9,6 +9,7 @@ from typing import Literal, cast
 import torch
 
 from pygpt.config import GPTConfig, TrainConfig
+from pygpt.ops.chunked_cross_entropy import gpu_memory
 from pygpt.ops.dispatch import Implementations
 from pygpt.planning.cards import Card, named_card
 from pygpt.planning.compile import resolve_compile
@@ -87,6 +88,13 @@ class Machine:
         dtype: torch.dtype = getattr(torch, name)
         return dtype
 
+    @property
+    def memory(self) -> int:
+        """All bytes of the GPU's memory; 0 for a CPU."""
+        if self.is_here:
+            return gpu_memory(self.device)
+        return self.card.memory if self.card else 0
+
     def peak(self, dtype: torch.dtype) -> Peak:
         """The rate of GEMMs: the data sheet's, or measured on the device."""
         if self.is_here or self.card is None:
@@ -118,6 +126,8 @@ class ResolvedConfig:
     """What MFU divides by."""
     compile_is_auto: bool = False
     """Whether `compile` was "auto": a compiler that fails is then not an error."""
+    memory: int = 0
+    """All bytes of a GPU's memory."""
     ranks: int = 1
     """Processes that share the batch of a step."""
     parallel: Literal["none", "ddp", "fsdp"] = "none"
@@ -157,6 +167,7 @@ class ResolvedConfig:
             ranks=self.ranks,
             sharded=self.parallel == "fsdp",
             workers=self.workers,
+            memory=self.memory,
         )
 
 
@@ -213,6 +224,7 @@ def resolve(
         compile=compiles,
         peak=peak,
         compile_is_auto=config.compile == "auto",
+        memory=machine.memory,
         ranks=ranks,
     )
     unfitted = dataclasses.replace(

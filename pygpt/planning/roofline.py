@@ -61,7 +61,7 @@ def step_bound(
 
     # The row kernel reads the logits and writes their gradient. The weight's gradient, in fp32, is
     # read and written once a chunk.
-    chunk = chunk_tokens(tokens, v, BF16, "cuda")
+    chunk = chunk_tokens(tokens, v, BF16, "cuda", card.memory)
     loss_bytes = 2 * BF16 * v + 2 * FP32 * v * c / chunk
 
     # Forward: the sublayer's output and the stream are read, the sum and its norm written.

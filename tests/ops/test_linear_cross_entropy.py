@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -134,6 +136,47 @@ def test_chunks_are_of_about_the_same_length(tokens: int, expected: int) -> None
     chunk = chunk_tokens(tokens, 50_304, 2, "cuda")
     assert chunk == expected
     assert -(-tokens // max(chunk, 1)) == -(-tokens // 2560)  # no more of them than there must be
+
+
+@pytest.mark.parametrize(
+    ("gib", "expected"),
+    [(0, 2560), (7.6, 2560), (11.7, 2560), (15.6, 2560), (23.5, 5248), (79.1, 18_560)],
+)
+def test_chunks_grow_with_the_memory_of_a_gpu(gib: float, expected: int) -> None:
+    """What GPUs of 8, 12, 16, 24 and 80 GB report; at 12 GB the budget is 256 MiB."""
+    assert chunk_tokens(10**6, 50_304, 2, "cuda", int(gib * 2**30)) == expected
+
+
+@pytest.mark.parametrize(
+    ("l2_mib", "processors", "rows", "expected"),
+    [
+        (50, 132, 2560, 390),  # an H100: 390 rows of 100,608 bytes fit into three quarters
+        (50, 132, 100, 100),
+        (36, 46, 2560, 281),  # an RTX 4070
+        (6, 82, 2560, 2560),  # an RTX 3090, whose cache has no room for a row of each
+    ],
+)
+def test_rows_in_flight_fit_into_the_second_level_cache(
+    l2_mib: int, processors: int, rows: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pygpt.kernels import cross_entropy
+
+    properties = SimpleNamespace(L2_cache_size=l2_mib << 20, multi_processor_count=processors)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    logits = SimpleNamespace(
+        shape=(rows, 50_304), device=torch.device("cuda"), element_size=lambda: 2
+    )
+    assert cross_entropy._programs(logits) == expected  # type: ignore[arg-type]
+
+
+def test_programs_take_several_rows_with_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pygpt.kernels import cross_entropy
+
+    x, weight, targets = inputs(40, 16, 200)
+    whole = ops.linear_cross_entropy(x, weight, targets, reduction="none", impl="triton")
+    monkeypatch.setattr(cross_entropy, "_programs", lambda logits: 7)
+    few = ops.linear_cross_entropy(x, weight, targets, reduction="none", impl="triton")
+    assert torch.equal(whole, few)
 
 
 def test_wrong_inputs() -> None:

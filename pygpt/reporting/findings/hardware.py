@@ -102,7 +102,7 @@ def _plan(model: GPTConfig, card: Card, batch_tokens: int) -> _Step | None:
         from_preset("gpt2"), **shape, batch_tokens=batch, compile=False
     )
     impl = str(Implementations.parse("auto").resolve(torch.device("cuda"), model))
-    plan = Plan.of(config, model.vocab_size, "cuda", torch.bfloat16, impl)
+    plan = Plan.of(config, model.vocab_size, "cuda", torch.bfloat16, impl, memory=card.memory)
     try:
         micro_batch = plan.largest_micro_batch(card.memory - CONTEXT_BYTES)
     except InputError:
