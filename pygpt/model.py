@@ -236,9 +236,9 @@ class GPT(nn.Module):
                 f"{n_positions} positions, and the model has block_size={self.config.block_size}"
             )
         if cache is None or n_positions > 1:
-            x = self.wte(idx) + self.wpe.weight[:n_positions]
+            x = ops.embedding(idx, self.wte.weight) + self.wpe.weight[:n_positions]
         else:
-            x = self.wte(idx) + self.wpe(cache.lengths)[:, None]
+            x = ops.embedding(idx, self.wte.weight) + self.wpe(cache.lengths)[:, None]
         x = F.dropout(x, self.config.dropout, self.training)
         delta = None
         for block in self.h:

@@ -15,6 +15,7 @@ The functions have the names of their files: import other names of a file by
 """
 
 from pygpt.ops.attention import attention, decode_attention
+from pygpt.ops.embedding import embedding
 from pygpt.ops.gelu import gelu
 from pygpt.ops.layer_norm import add_layer_norm, layer_norm
 from pygpt.ops.linear_cross_entropy import linear_cross_entropy
@@ -23,6 +24,7 @@ __all__ = [
     "add_layer_norm",
     "attention",
     "decode_attention",
+    "embedding",
     "gelu",
     "layer_norm",
     "linear_cross_entropy",

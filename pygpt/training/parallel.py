@@ -22,6 +22,10 @@ from pygpt.model import GPT
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
+COMPILE: dict[str, Any] = {"dynamic": False, "options": {"deterministic": True}}
+"""How torch.compile compiles, so that a resumed run computes the same bits: kernels are chosen by
+rule and not by time, and a shape has the same code whatever shapes came before it."""
+
 
 class OneDevice:
     """The loss of a model in one process.
@@ -46,7 +50,7 @@ class OneDevice:
     ) -> None:
         self._model = model
         self._eager = _mean_loss(model, dtype)
-        self.loss: Loss = torch.compile(self._eager) if compiled else self._eager
+        self.loss: Loss = torch.compile(self._eager, **COMPILE) if compiled else self._eager
 
     def stop_compiling(self) -> None:
         """Use the model as it is from here on."""
@@ -74,7 +78,9 @@ class DataParallel(OneDevice):
         module = _Loss(model, self._eager)
         self._wrapped = DistributedDataParallel(module, gradient_as_bucket_view=True)
         self._eager = self._wrapped
-        self.loss = cast(Loss, torch.compile(self._wrapped) if compiled else self._wrapped)
+        self.loss = cast(
+            Loss, torch.compile(self._wrapped, **COMPILE) if compiled else self._wrapped
+        )
 
     def micro_batch(self, synchronise: bool) -> contextlib.AbstractContextManager[None]:
         """See `OneDevice.micro_batch`."""
@@ -102,7 +108,7 @@ class FullySharded(OneDevice):
         for block in model.h:
             fully_shard(block, mesh=mesh)
             if compiled:
-                block.compile()
+                block.compile(**COMPILE)
         fully_shard(model, mesh=mesh)
         register_fsdp_forward_method(model, "loss")
         super().__init__(model, device, dtype, compiled=False)
