@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import math
 import sys
 import types
@@ -94,27 +95,110 @@ def test_no_operator_is_begun_after_the_time(
     assert "the time is over: attention_dkdv, " in capsys.readouterr().out
 
 
-class _Calls(Exception):
-    pass
+@pytest.fixture
+def key() -> Iterator[launch.Key]:
+    yield launch.Key("sm_90", "gelu_forward", 0, 16)
+    launch.use_table(None)
 
 
-def test_a_configuration_that_the_card_cannot_hold_never_wins(
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_configuration_that_does_not_compile_never_wins(
+    key: launch.Key, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Shared memory, ptxas, and a pass of Triton's compiler: each has its own exception."""
     from triton.runtime.errors import OutOfResources, PTXASError
 
-    key = launch.Key("sm_89", "gelu_forward", 0, 16)
-    errors = iter((OutOfResources(2, 1, "shared memory"), PTXASError("registers"), _Calls()))
+    errors: Iterator[BaseException] = iter(
+        (
+            OutOfResources(2, 1, "shared memory"),
+            PTXASError("registers"),
+            RuntimeError("PassManager::run failed"),
+            IndexError("map::at"),
+            KeyboardInterrupt(),
+        )
+    )
 
     def milliseconds(call: tuning.Call) -> list[float]:
         raise next(errors)
 
     monkeypatch.setattr(gpu_timing, "milliseconds", milliseconds)
-    assert tuning._milliseconds(key, launch.TABLE[key], list) == math.inf
-    assert tuning._milliseconds(key, launch.TABLE[key], list) == math.inf
-    with pytest.raises(_Calls):
+    for _ in range(4):
+        assert tuning._milliseconds(key, launch.TABLE[key], list) == math.inf
+    with pytest.raises(KeyboardInterrupt):
         tuning._milliseconds(key, launch.TABLE[key], list)
-    launch.use_table(None)
+
+
+def test_a_gpu_that_is_lost_ends_tuning(key: launch.Key, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: object) -> list[float]:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(gpu_timing, "milliseconds", lost)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lost)
+    with pytest.raises(torch.AcceleratorError, match="illegal memory access"):
+        tuning._milliseconds(key, launch.TABLE[key], list)
+
+
+@pytest.mark.parametrize(("overwritten", "expected"), [([], 2.0), (["R4 at 0010"], math.inf)])
+def test_code_that_overwrites_operands_never_wins(
+    overwritten: list[str],
+    expected: float,
+    key: launch.Key,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from triton import knobs
+
+    cubin = tmp_path / "kernel.cubin"
+    cubin.write_bytes(b"code")
+
+    def milliseconds(call: tuning.Call) -> list[float]:
+        knobs.compilation.listener(metadata_group={"kernel.cubin": str(cubin)}, src=None)
+        return [2.0]
+
+    monkeypatch.setattr(gpu_timing, "milliseconds", milliseconds)
+    monkeypatch.setattr(tuning.sass, "disassemble", lambda code: code.decode())
+    monkeypatch.setattr(
+        tuning.sass, "overwritten_operands", lambda text: overwritten if text == "code" else []
+    )
+    assert tuning._milliseconds(key, launch.TABLE[key], list) == expected
+    assert knobs.compilation.listener is None
+
+
+def test_the_fastest_that_is_right_wins(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The results of the fastest are changed, those of the second change from call to call."""
+    wrong, random, right = (launch.Launch(8, 128, warps, programs=368) for warps in (1, 2, 8))
+    times = {wrong: 1.0, random: 2.0, right: 3.0}
+    in_use = launch.TABLE[launch.Key("sm_89", "gelu_backward", 0, 16)]
+    original = tuning._trials
+
+    def trials(config: TuneConfig, device: torch.device) -> Iterator[tuning.Trial]:
+        (trial,) = (trial for trial in original(config, device) if trial.op == "gelu_backward")
+
+        def results(impl: str, wide: bool) -> list[torch.Tensor]:
+            found = trial.results(impl, wide)
+            if impl == "triton" and in_use == wrong:
+                found[1] += 0.1
+            if impl == "triton" and in_use == random:
+                found[0] += 1e-3 * torch.rand_like(found[0])
+            return found
+
+        yield dataclasses.replace(trial, results=results)
+
+    def use_entries(entries: dict[launch.Key, launch.Launch], source: str) -> None:
+        nonlocal in_use
+        (in_use,) = entries.values()
+
+    monkeypatch.setattr(tuning, "_trials", trials)
+    monkeypatch.setattr(tuning, "_candidates", lambda *_: iter(times))
+    monkeypatch.setattr(tuning, "_milliseconds", lambda key, entry, call: times.get(entry, 9.0))
+    monkeypatch.setattr(launch, "use_entries", use_entries)
+    (winners,) = tuning.tune(SMALL, DEVICE, math.inf)
+    assert list(winners.values()) == [right]
+    said = capsys.readouterr().out
+    assert "takes 1.000 ms and is not taken: its error is 1.0e-01" in said
+    assert "takes 2.000 ms and is not taken: the same call twice gives other bits" in said
 
 
 @pytest.fixture
