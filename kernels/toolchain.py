@@ -52,7 +52,7 @@ def prepare(capability: int) -> None:
 def _use_right_ptxas() -> None:
     path, version = ptxas()
     named = "TRITON_PTXAS_PATH" in os.environ  # by the user, who has the last word
-    if version < RIGHT_ON_SM_90 and not named and (newer := _installed_ptxas()):
+    if version < RIGHT_ON_SM_90 and not named and (newer := installed_ptxas()):
         os.environ["TRITON_PTXAS_PATH"] = str(newer)
         forget_version()
         path, version = ptxas()
@@ -81,7 +81,7 @@ def ptxas() -> tuple[str, Version]:
     return tool.path, _parse(tool.version)
 
 
-def _installed_ptxas() -> Path | None:
+def installed_ptxas() -> Path | None:
     """The ptxas of `PACKAGE`; None where it is missing, too old, or too new for the driver."""
     try:
         files = metadata.files(PACKAGE) or []
