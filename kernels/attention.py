@@ -44,7 +44,8 @@ from pygpt.kernels.attention_tiles import (
     mask_future,
     store_tile,
 )
-from pygpt.kernels.common import check_dtypes, forbid_second_derivative, unit_stride
+from pygpt.kernels.common import check_dtypes, unit_stride
+from pygpt.kernels.registration import differentiable, fake, forbid_second_derivative, operator
 
 # --- forward --------------------------------------------------------------------------------------
 
@@ -164,7 +165,7 @@ def _constants(qkv: Tensor, head_size: int, dropout: float) -> dict[str, int | f
     }
 
 
-@torch.library.custom_op("pygpt::attention", mutates_args=())
+@operator("attention")
 def _attention(
     qkv: Tensor, n_head: int, dropout: float = 0.0, seed: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -184,7 +185,7 @@ def _attention(
     return y, lse
 
 
-@_attention.register_fake
+@fake(_attention)
 def _(
     qkv: Tensor, n_head: int, dropout: float = 0.0, seed: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -192,7 +193,7 @@ def _(
     return qkv.new_empty(B, T, C), qkv.new_empty(B, n_head, T, dtype=torch.float32)
 
 
-@torch.library.custom_op("pygpt::attention_backward", mutates_args=())
+@operator("attention_backward")
 def _attention_backward(
     dy: Tensor,
     qkv: Tensor,
@@ -229,7 +230,7 @@ def _attention_backward(
     return dqkv
 
 
-@_attention_backward.register_fake
+@fake(_attention_backward)
 def _(
     dy: Tensor,
     qkv: Tensor,
@@ -259,7 +260,7 @@ def _backward(ctx, dy, _dlse) -> tuple[Tensor, None, None, None]:
     return _attention_backward(dy, *saved, ctx.n_head, ctx.dropout, seed), None, None, None
 
 
-_attention.register_autograd(_backward, setup_context=_setup_context)
+differentiable(_attention, _backward, _setup_context)
 forbid_second_derivative(_attention_backward, "attention")
 
 # --- public function ------------------------------------------------------------------------------

@@ -1,16 +1,9 @@
-"""What every kernel file shares: input checks, the view of a tensor as rows, registration helpers.
-
-The operators are registered with `torch.library.custom_op` rather than `triton_op`: `triton_op`
-traces through the launch, which the interpreter (TRITON_INTERPRET=1) can't do on fake tensors. An
-opaque operator with a fake is one registration that holds on a GPU and in the interpreter, and
-torch.compile takes either without a graph break.
-"""
+"""What every kernel file shares: checks of inputs, and the view of a tensor as rows."""
 
 import math
 
 import torch
 from torch import Tensor
-from torch.library import CustomOpDef  # type: ignore[attr-defined]
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -33,15 +26,3 @@ def unit_stride(x: Tensor) -> Tensor:
 def as_rows(x: Tensor) -> Tensor:
     """`x` (…, C) as (M, C) with its last dimension contiguous; a view wherever that is possible."""
     return unit_stride(x.reshape(math.prod(x.shape[:-1]), x.size(-1)))
-
-
-def forbid_second_derivative(backward: CustomOpDef, op: str) -> None:
-    """Make differentiating the operator `backward` an error that says what to do."""
-
-    def raise_error(ctx: object, *gradients: Tensor) -> None:
-        raise RuntimeError(
-            f"{op}: the Triton kernel has no second derivative; take impl='eager' to differentiate "
-            "twice"
-        )
-
-    backward.register_autograd(raise_error)

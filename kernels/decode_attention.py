@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pygpt.kernels import launch
 from pygpt.kernels.common import check_dtypes, unit_stride
+from pygpt.kernels.registration import fake, operator
 
 # --- kernel ---------------------------------------------------------------------------------------
 
@@ -78,7 +79,7 @@ def _kernel(
 # --- launcher and registration --------------------------------------------------------------------
 
 
-@torch.library.custom_op("pygpt::decode_attention", mutates_args=())
+@operator("decode_attention")
 def _decode_attention(
     q: Tensor, k: Tensor, v: Tensor, n_head: int, lengths: Tensor | None = None
 ) -> Tensor:
@@ -98,7 +99,7 @@ def _decode_attention(
     return y
 
 
-@_decode_attention.register_fake
+@fake(_decode_attention)
 def _(q: Tensor, k: Tensor, v: Tensor, n_head: int, lengths: Tensor | None = None) -> Tensor:
     return q.new_empty(q.shape)
 

@@ -27,7 +27,8 @@ import triton.language as tl
 from torch import Tensor
 
 from pygpt.kernels import launch
-from pygpt.kernels.common import as_rows, check_dtypes, forbid_second_derivative
+from pygpt.kernels.common import as_rows, check_dtypes
+from pygpt.kernels.registration import differentiable, fake, forbid_second_derivative, operator
 
 # 2·du/dz = SLOPE + CUBIC_SLOPE·z², and -2u in base 2 = z·(EXPONENT + CUBIC_EXPONENT·z²).
 SLOPE = tl.constexpr(2.0 * math.sqrt(2.0 / math.pi))
@@ -128,7 +129,7 @@ def _backward_kernel(
 # --- launchers and registration -------------------------------------------------------------------
 
 
-@torch.library.custom_op("pygpt::gelu", mutates_args=())
+@operator("gelu")
 def _gelu(x: Tensor, bias: Tensor | None, approximate: str) -> Tensor:
     y = x.new_empty(x.shape)
     if y.numel() == 0:
@@ -145,12 +146,12 @@ def _gelu(x: Tensor, bias: Tensor | None, approximate: str) -> Tensor:
     return y
 
 
-@_gelu.register_fake
+@fake(_gelu)
 def _(x: Tensor, bias: Tensor | None, approximate: str) -> Tensor:
     return x.new_empty(x.shape)
 
 
-@torch.library.custom_op("pygpt::gelu_backward", mutates_args=())
+@operator("gelu_backward")
 def _gelu_backward(
     dy: Tensor, x: Tensor, bias: Tensor | None, approximate: str
 ) -> tuple[Tensor, Tensor]:
@@ -174,7 +175,7 @@ def _gelu_backward(
     return dx, d_bias if bias is None else partials.sum(0)
 
 
-@_gelu_backward.register_fake
+@fake(_gelu_backward)
 def _(dy: Tensor, x: Tensor, bias: Tensor | None, approximate: str) -> tuple[Tensor, Tensor]:
     return _empty_gradients(x, bias)
 
@@ -195,7 +196,7 @@ def _backward(ctx, dy):
     return dx, None if bias is None else d_bias.to(bias.dtype), None
 
 
-_gelu.register_autograd(_backward, setup_context=_setup_context)
+differentiable(_gelu, _backward, _setup_context)
 forbid_second_derivative(_gelu_backward, "gelu")
 
 # --- public function ------------------------------------------------------------------------------

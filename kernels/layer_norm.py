@@ -26,7 +26,8 @@ import triton.language as tl
 from torch import Tensor
 
 from pygpt.kernels import launch
-from pygpt.kernels.common import as_rows, check_dtypes, forbid_second_derivative
+from pygpt.kernels.common import as_rows, check_dtypes
+from pygpt.kernels.registration import differentiable, fake, forbid_second_derivative, operator
 
 # --- kernels --------------------------------------------------------------------------------------
 
@@ -190,7 +191,7 @@ def _empty_outputs(x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor, 
 # --- registration ---------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("pygpt::layer_norm", mutates_args=())
+@operator("layer_norm")
 def _layer_norm(
     x: Tensor, weight: Tensor, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -199,13 +200,13 @@ def _layer_norm(
     return normed, mean, rstd
 
 
-@_layer_norm.register_fake
+@fake(_layer_norm)
 def _(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     normed, _, mean, rstd = _empty_outputs(x, None)
     return normed, mean, rstd
 
 
-@torch.library.custom_op("pygpt::add_layer_norm", mutates_args=())
+@operator("add_layer_norm")
 def _add_layer_norm(
     x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -213,14 +214,14 @@ def _add_layer_norm(
     return _launch_forward(x, residual, weight, bias, eps)
 
 
-@_add_layer_norm.register_fake
+@fake(_add_layer_norm)
 def _(
     x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _empty_outputs(x, residual)
 
 
-@torch.library.custom_op("pygpt::layer_norm_backward", mutates_args=())
+@operator("layer_norm_backward")
 def _layer_norm_backward(
     d_normed: Tensor,
     d_summed: Tensor | None,
@@ -253,7 +254,7 @@ def _layer_norm_backward(
     return d_values, d_x, partials.sum(0)
 
 
-@_layer_norm_backward.register_fake
+@fake(_layer_norm_backward)
 def _(
     d_normed: Tensor,
     d_summed: Tensor | None,
@@ -319,8 +320,8 @@ def _add_backward(ctx, d_normed, d_summed, *_):
     return d_x, d_residual, d_weight, d_bias, None
 
 
-_layer_norm.register_autograd(_backward, setup_context=_setup_context)
-_add_layer_norm.register_autograd(_add_backward, setup_context=_add_setup_context)
+differentiable(_layer_norm, _backward, _setup_context)
+differentiable(_add_layer_norm, _add_backward, _add_setup_context)
 forbid_second_derivative(_layer_norm_backward, "layer_norm")
 
 # --- public functions -----------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pygpt.kernels.registration import differentiable, fake, operator
 from pygpt.ops import native
 from pygpt.ops.checks import check_same_device
 from pygpt.ops.dispatch import choose, notice_dropout
@@ -169,17 +170,17 @@ def attention_native(qkv: Tensor, n_head: int, *, level: str = "") -> Tensor:
     return y
 
 
-@torch.library.custom_op("pygpt::attention_native", mutates_args=(), device_types="cpu")
+@operator("attention_native", "CPU")
 def _native(qkv: Tensor, n_head: int, level: str) -> Tensor:
     return _reference(qkv, n_head).contiguous()
 
 
-@_native.register_fake
+@fake(_native)
 def _native_fake(qkv: Tensor, n_head: int, level: str) -> Tensor:
     return qkv.new_empty(*qkv.shape[:2], qkv.size(2) // 3)
 
 
-@torch.library.custom_op("pygpt::attention_native_backward", mutates_args=(), device_types="cpu")
+@operator("attention_native_backward", "CPU")
 def _native_backward(dy: Tensor, qkv: Tensor, n_head: int, level: str) -> Tensor:
     """The gradient of qkv, packed as it is."""
     n_positions = qkv.size(1)
@@ -209,7 +210,7 @@ def heads_at_once(n_positions: int) -> int:
     return max(1, GROUP_SCORES // max(n_positions, 1) ** 2)
 
 
-@_native_backward.register_fake
+@fake(_native_backward)
 def _native_backward_fake(dy: Tensor, qkv: Tensor, n_head: int, level: str) -> Tensor:
     return qkv.new_empty(qkv.shape)
 
@@ -275,4 +276,4 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
     return dqkv, None, None
 
 
-_native.register_autograd(_backward, setup_context=_setup_context)
+differentiable(_native, _backward, _setup_context)

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pygpt.kernels.registration import differentiable, fake, operator
 from pygpt.ops import native
 
 # Bytes for the logits of a chunk, by device type; on a GPU, for each 12 GiB of its memory. The
@@ -82,7 +83,7 @@ def chunked_linear_cross_entropy(
 # One opaque operator, so that torch.compile neither traces into it nor breaks its graph at it.
 
 
-@torch.library.custom_op("pygpt::linear_cross_entropy", mutates_args=())
+@operator("linear_cross_entropy")
 def _forward(
     x: Tensor,
     weight: Tensor,
@@ -110,7 +111,7 @@ def _forward(
     return total.float(), per_token, lse, dx, dweight
 
 
-@_forward.register_fake
+@fake(_forward)
 def _forward_fake(
     x: Tensor,
     weight: Tensor,
@@ -137,7 +138,7 @@ def _forward_fake(
     )
 
 
-@torch.library.custom_op("pygpt::linear_cross_entropy_weighted_gradients", mutates_args=())
+@operator("linear_cross_entropy_weighted_gradients")
 def _weighted_gradients(
     x: Tensor,
     weight: Tensor,
@@ -160,7 +161,7 @@ def _weighted_gradients(
     return dx, dweight
 
 
-@_weighted_gradients.register_fake
+@fake(_weighted_gradients)
 def _weighted_gradients_fake(
     x: Tensor,
     weight: Tensor,
@@ -241,7 +242,7 @@ def _recomputed(ctx: Any, grad_loss: Tensor) -> list[Tensor | None]:
     ]
 
 
-_forward.register_autograd(_backward, setup_context=_setup_context)
+differentiable(_forward, _backward, _setup_context)
 
 
 # --- the algorithm --------------------------------------------------------------------------------

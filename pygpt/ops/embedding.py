@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pygpt.kernels.registration import differentiable, fake, operator
+
 
 def embedding(idx: Tensor, weight: Tensor) -> Tensor:
     """The rows of `weight` that the ids name.
@@ -30,23 +32,23 @@ def embedding(idx: Tensor, weight: Tensor) -> Tensor:
     return F.embedding(idx, weight)
 
 
-@torch.library.custom_op("pygpt::embedding", mutates_args=())
+@operator("embedding")
 def _embedding(idx: Tensor, weight: Tensor) -> Tensor:
     return F.embedding(idx, weight)
 
 
-@_embedding.register_fake
+@fake(_embedding)
 def _(idx: Tensor, weight: Tensor) -> Tensor:
     return weight.new_empty(*idx.shape, weight.size(1))
 
 
-@torch.library.custom_op("pygpt::embedding_backward", mutates_args=())
+@operator("embedding_backward")
 def _embedding_backward(gradient: Tensor, idx: Tensor, n_rows: int) -> Tensor:
     """The table's gradient (V, C), of the dtype of `gradient` (…, C)."""
     return torch.ops.aten.embedding_dense_backward(gradient, idx, n_rows, -1, False)
 
 
-@_embedding_backward.register_fake
+@fake(_embedding_backward)
 def _(gradient: Tensor, idx: Tensor, n_rows: int) -> Tensor:
     return gradient.new_empty(n_rows, gradient.size(-1))
 
@@ -62,4 +64,4 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
     return None, torch.ops.pygpt.embedding_backward(gradient.contiguous(), idx, ctx.n_rows)
 
 
-_embedding.register_autograd(_backward, setup_context=_setup_context)
+differentiable(_embedding, _backward, _setup_context)

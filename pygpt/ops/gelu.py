@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pygpt import _C
+from pygpt.kernels.registration import differentiable, fake, operator
 from pygpt.ops import native
 from pygpt.ops.checks import check_channel_vector
 from pygpt.ops.dispatch import choose
@@ -72,7 +73,7 @@ def gelu_native(x: Tensor, bias: Tensor | None = None, *, level: str = "") -> Te
     return y
 
 
-@torch.library.custom_op("pygpt::gelu_native", mutates_args=(), device_types="cpu")
+@operator("gelu_native", "CPU")
 def _native(x: Tensor, bias: Tensor | None, level: str) -> Tensor:
     y = x.new_empty(x.shape)
     operands, _keep_alive = _operands(x, bias, level)
@@ -81,12 +82,12 @@ def _native(x: Tensor, bias: Tensor | None, level: str) -> Tensor:
     return y
 
 
-@_native.register_fake
+@fake(_native)
 def _native_fake(x: Tensor, bias: Tensor | None, level: str) -> Tensor:
     return x.new_empty(x.shape)
 
 
-@torch.library.custom_op("pygpt::gelu_native_backward", mutates_args=(), device_types="cpu")
+@operator("gelu_native_backward", "CPU")
 def _native_backward(
     dy: Tensor, x: Tensor, bias: Tensor | None, level: str
 ) -> tuple[Tensor, Tensor]:
@@ -102,7 +103,7 @@ def _native_backward(
     return dx, dbias
 
 
-@_native_backward.register_fake
+@fake(_native_backward)
 def _native_backward_fake(
     dy: Tensor, x: Tensor, bias: Tensor | None, level: str
 ) -> tuple[Tensor, Tensor]:
@@ -145,4 +146,4 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor | None, None]:
     return dx, None if bias is None else dbias.to(bias.dtype), None
 
 
-_native.register_autograd(_backward, setup_context=_setup_context)
+differentiable(_native, _backward, _setup_context)
