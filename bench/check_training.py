@@ -48,7 +48,7 @@ class Options:
 def losses(run: Path) -> list[str]:
     """The training loss of every step, every digit of it."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [repr(json.loads(line)["loss"]) for line in lines]
+    return [repr(json.loads(line)["train_loss"]) for line in lines]
 
 
 def train(options: Options, out: Path, *flags: str, stop: bool = False) -> list[str]:
