@@ -1,4 +1,4 @@
-"""What every test shares: fresh random inputs that can be drawn again, and poisoned memory."""
+"""What every test shares: caches of its own, fresh random inputs, poisoned memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -29,16 +30,54 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
+CACHES = {
+    "XDG_CACHE_HOME": "pygpt",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "TRITON_CACHE_DIR": "triton",
+    "HF_HOME": "huggingface",
+    "MPLCONFIGDIR": "matplotlib",
+    "WANDB_CONFIG_DIR": "wandb",
+}
+"""Variable of each cache that pygpt or a library keeps for the user → its folder while testing."""
+
+USERS = (
+    "FORCE_COLOR",
+    "NO_COLOR",
+    "PYGPT_CPU_LEVEL",
+    "PYGPT_LAUNCH_TABLE",
+    "HF_ENDPOINT",
+    "HF_TOKEN",
+)
+TERMINATED = 128 + signal.SIGTERM
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Have bench/gpu.sh's `timeout` end the GPU's tests like Ctrl-C: with what failed till then."""
-    if config.option.markexpr == "gpu":
-        signal.signal(signal.SIGTERM, _interrupt)
+    """Nothing of the user's: neither caches, nor the terminal, nor settings. SIGTERM is Ctrl-C.
+
+    Libraries read some of these variables when they are imported: test modules do that soon.
+    """
+    caches = Path(tempfile.mkdtemp(prefix="pygpt-tests-"))
+    config.add_cleanup(lambda: shutil.rmtree(caches, ignore_errors=True))
+    os.environ |= {name: str(caches / folder) for name, folder in CACHES.items()}
+    os.environ["COLUMNS"] = "80"
+    for name in USERS:
+        os.environ.pop(name, None)
+    signal.signal(signal.SIGTERM, _interrupt)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     # `timeout` signals the process and then its group: the second must not end the summary.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """End the tests where one ends by SIGTERM: pygpt's own handler may have been in force."""
+    yield
+    error = call.excinfo.value if call.excinfo else None
+    if isinstance(error, SystemExit) and error.code == TERMINATED:
+        item.session.shouldstop = "SIGTERM"
 
 
 @pytest.fixture
@@ -60,17 +99,6 @@ def poison() -> Iterator[None]:
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Nothing of the user's: neither the cache, nor the terminal, nor settings of pygpt."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        patched.setenv("COLUMNS", "80")
-        for name in ("FORCE_COLOR", "NO_COLOR", "PYGPT_CPU_LEVEL", "PYGPT_LAUNCH_TABLE"):
-            patched.delenv(name, raising=False)
-        yield
 
 
 @pytest.fixture(scope="session")
