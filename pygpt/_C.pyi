@@ -120,6 +120,8 @@ def attention_backward_rows(
     threads: int,
     level: str,
 ) -> None: ...
+def read_memory(*, memory: int, size: int, piece: int, threads: int, level: str) -> int:
+    """Reads `size` bytes; the exclusive or of their words of 64 bits."""
 
 class Matrix:
     """Weights (rows, columns) at an address; `scales` of int8's rows, 0 for other types."""

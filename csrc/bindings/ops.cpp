@@ -185,5 +185,16 @@ void bind_ops(py::module_& m) {
         py::arg("heads"), py::arg("positions"), py::arg("scale"), py::arg("threads"),
         py::arg("level"));
 
+    m.def(
+        "read_memory",
+        [](std::uintptr_t memory, std::int64_t size, std::int64_t piece, int threads,
+           const std::string& level) {
+            const Level chosen = parse_level(level);
+            const py::gil_scoped_release unlocked;
+            return read_memory(pointer<const void>(memory), size, piece, threads, chosen);
+        },
+        py::kw_only(), py::arg("memory"), py::arg("size"), py::arg("piece"), py::arg("threads"),
+        py::arg("level"));
+
     bind_decode_step(m);
 }

@@ -45,6 +45,9 @@ void layer_norm_row(const float* x, const float* weight, const float* bias, std:
     }
 }
 
+// Positions between the one that is read and the one that is prefetched, a multiple of kKeyBlock.
+constexpr std::int64_t kAhead = 2 * kKeyBlock;
+
 // scores[s] = scale·q·k[s] for the keys [0, n), written in whole blocks; the largest of them.
 template <typename T>
 inline float scores_of(const T* keys, const float* q, std::int64_t head_size, std::int64_t n,
@@ -54,9 +57,11 @@ inline float scores_of(const T* keys, const float* q, std::int64_t head_size, st
         // A block holds kKeyBlock keys, and of each channel those keys side by side.
         const std::int64_t in_block = s % kKeyBlock;
         const T* const block = keys + (s - in_block) * head_size + in_block;
+        const std::int64_t ahead = s + kAhead < n ? kAhead * head_size : 0;
         Floats even{}, odd{};
         std::int64_t d = 0;
         for (; d + 2 <= head_size; d += 2) {
+            if (ahead) prefetch(block + ahead + d * kKeyBlock, 2 * kKeyBlock);
             even += load(block + d * kKeyBlock) * q[d];
             odd += load(block + (d + 1) * kKeyBlock) * q[d + 1];
         }
@@ -74,6 +79,7 @@ inline void weighted_values(const T* values, std::int64_t stride, const float* w
                             std::int64_t n, float one_over_total, float* y) {
     Floats sum[kVectors] = {};
     for (std::int64_t s = 0; s < n; ++s) {
+        if (s + kAhead < n) prefetch(values + (s + kAhead) * stride, kVectors * kLanes);
         for (int j = 0; j < kVectors; ++j) {
             sum[j] += load(values + s * stride + j * kLanes) * weights[s];
         }

@@ -73,11 +73,14 @@ private:
         std::atomic<std::int64_t> next{0};
         std::atomic<std::int64_t> done{0};
     };
+    struct PieceSizes {
+        std::int64_t least, most;
+    };
     struct Step;  // what the threads of one run() share
 
     void work(Step& step);
     template <typename Piece>
-    void share(Phase& phase, std::int64_t size, std::int64_t grain, Piece piece);
+    void share(Phase& phase, std::int64_t size, PieceSizes sizes, int threads, Piece piece);
     template <typename Prepare>
     void linear(Step& step, Phase& phase, Linear op, Prepare prepare, float* scratch);
     void attention(Step& step, Phase& phase, std::int64_t layer, float* scratch);

@@ -155,4 +155,14 @@ void attention_backward_rows(const AttentionTile& tile, int threads, Level level
     for_each_row(tile, tile.heads * tile.positions, tile.positions, 1 << 14, threads, row_kernel);
 }
 
+std::uint64_t read_memory(const void* memory, std::int64_t size, std::int64_t piece, int threads,
+                          Level level) {
+    const auto read = kernels(level).read_range;
+    std::atomic<std::uint64_t> result{0};
+    parallel_for(size, 1, piece, threads, [&](std::int64_t begin, std::int64_t end) {
+        result ^= read(static_cast<const char*>(memory) + begin, end - begin);
+    });
+    return result;
+}
+
 }  // namespace pygpt::cpu

@@ -78,6 +78,7 @@ struct Kernels {
     void (*layer_norm_row)(const float* x, const float* weight, const float* bias,
                            std::int64_t size, float* y);
     void (*attend_head)(const HeadStep& head);
+    std::uint64_t (*read_range)(const void* memory, std::int64_t size);
 };
 
 extern const Kernels generic_kernels;

@@ -8,6 +8,7 @@
 #include "dispatch.hpp"
 #include "gelu.hpp"
 #include "linear.hpp"
+#include "read.hpp"
 
 namespace pygpt::cpu {
 namespace {
@@ -17,7 +18,7 @@ Kernels level_kernels() {
             gelu_backward_rows, partial_size, sum_partials,
             attention_backward_row, linear_rows, arrange,
             arranged_size, embed, layer_norm_row,
-            attend_head};
+            attend_head, read_range};
 }
 
 }  // namespace

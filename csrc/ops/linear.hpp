@@ -21,6 +21,8 @@ inline Floats part_of(Words words, int j) {
     return __builtin_convertvector((Integers)(words << (24 - 8 * j)) >> 24, Floats);
 }
 
+constexpr int kFarTiles = 4;
+
 inline Words load_words(const void* from) {
     Words to;
     memcpy(&to, from, sizeof to);
@@ -35,7 +37,7 @@ inline Words load_last_words(const T* from, std::int64_t count) {
     return load_words(elements);
 }
 
-// sums[r][b] = Σ w[r]·x[b]. Every sum has one accumulator, whose terms come in the order of the
+// sums[r][b] = Σ w[r]·x[b]; the `kRows` rows of weights behind these are prefetched. Every sum has one accumulator, whose terms come in the order of the
 // columns: it does not depend on how many rows and columns a tile has, nor on other sums.
 template <typename T, int kRows, int kBatch>
 inline void dot_products(const T* w, std::int64_t columns, const float* x, std::int64_t x_stride,
@@ -55,7 +57,13 @@ inline void dot_products(const T* w, std::int64_t columns, const float* x, std::
     std::int64_t i = 0;
     for (; i + kStep <= columns; i += kStep) {
         Words words[kRows];
-        for (int r = 0; r < kRows; ++r) words[r] = load_words(w + r * columns + i);
+        for (int r = 0; r < kRows; ++r) {
+            words[r] = load_words(w + r * columns + i);
+            // A row is too short for the CPU's own prefetching, which begins again with each:
+            // the next tile into the first-level cache, a later one into the second.
+            __builtin_prefetch(w + (r + kRows) * columns + i);
+            __builtin_prefetch(w + (r + kFarTiles * kRows) * columns + i, 0, 2);
+        }
         add(words, i);
     }
     if (i < columns) {

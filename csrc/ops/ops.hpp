@@ -84,4 +84,9 @@ constexpr std::int64_t kAttentionPositions = 16;
 
 void attention_backward_rows(const AttentionTile& tile, int threads, Level level);
 
+// Reads `size` bytes, `piece` (a multiple of 8) by a thread at a time; returns the exclusive or of
+// their words of 64 bits, the last one filled with zeros.
+std::uint64_t read_memory(const void* memory, std::int64_t size, std::int64_t piece, int threads,
+                          Level level);
+
 }  // namespace pygpt::cpu

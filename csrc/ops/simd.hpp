@@ -11,6 +11,9 @@
 
 #include <math.h>
 #include <string.h>
+#if PYGPT_LANES > 4
+#include <immintrin.h>
+#endif
 
 #include <cstddef>
 #include <cstdint>
@@ -43,7 +46,16 @@ inline Floats load(const float* from) {
 inline Floats load(const BFloat16* from) {
     Halves halves;
     memcpy(&halves, from, sizeof halves);
-    return (Floats)(__builtin_convertvector(halves, Words) << 16);
+    // Of the conversion, one instruction, GCC 12 makes five. (Without a mask, it warns of an
+    // uninitialised number in its own header.)
+#if PYGPT_LANES == 16
+    const Words words = (Words)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)halves);
+#elif PYGPT_LANES == 8
+    const Words words = (Words)_mm256_cvtepu16_epi32((__m128i)halves);
+#else
+    const Words words = __builtin_convertvector(halves, Words);
+#endif
+    return (Floats)(words << 16);
 }
 
 inline void store(float* to, Floats from) { memcpy(to, &from, sizeof from); }
@@ -58,6 +70,13 @@ inline Words round_to_upper_half(Floats from) {
 inline void store(BFloat16* to, Floats from) {
     const Halves halves = __builtin_convertvector(round_to_upper_half(from) >> 16, Halves);
     memcpy(to, &halves, sizeof halves);
+}
+
+// Asks for `count` elements that are read soon; any address is allowed.
+template <typename T>
+inline void prefetch(const T* from, std::int64_t count) {
+    constexpr std::int64_t kLine = 64 / sizeof(T);
+    for (std::int64_t i = 0; i < count; i += kLine) __builtin_prefetch(from + i);
 }
 
 // 2·kLanes neighbouring elements. Of bf16, `first` holds the even ones and `second` the odd ones:

@@ -175,6 +175,32 @@ def attention_backward_rows(
     )
 
 
+def read_memory(tensor: Tensor, piece: int, *, level: str = "") -> int:
+    """Read all of a tensor and nothing else, to measure memory's bandwidth.
+
+    Args:
+        tensor: contiguous, on a CPU.
+        piece: bytes that a thread reads at a time, a multiple of 8.
+        level: an instruction set of `levels()`; "" for `default_level`.
+
+    Returns:
+        The exclusive or of its words of 64 bits, the last one filled with zeros.
+
+    Raises:
+        ValueError: another tensor or piece, or a level that can't run here.
+    """
+    if piece < 8 or piece % 8 or not tensor.is_contiguous():
+        raise ValueError(f"read_memory: a contiguous tensor and a multiple of 8, got {piece}")
+    _check_cpu(tensor)
+    return _C.read_memory(
+        memory=tensor.data_ptr(),
+        size=tensor.nbytes,
+        piece=piece,
+        threads=torch.get_num_threads(),
+        level=level or default_level(),
+    )
+
+
 def _check_vector(name: str, vector: Tensor, size: int, dtype: torch.dtype) -> None:
     if vector.shape != (size,) or vector.dtype != dtype or not vector.is_contiguous():
         raise ValueError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import sys
 from collections.abc import Callable
 
@@ -290,6 +292,20 @@ def test_wrong_tiles_of_attention() -> None:
 
 
 # --- errors and levels ----------------------------------------------------------------------------
+
+
+@levels
+def test_every_byte_is_read(level: str, seed: int) -> None:
+    torch.manual_seed(seed)
+    for size in (0, 3, 8, 4_093, 300_001):
+        memory = torch.randint(256, (size,), dtype=torch.uint8)
+        padded = bytes(memory.tolist()) + bytes(-size % 8)
+        words = (int.from_bytes(padded[i : i + 8], "little") for i in range(0, len(padded), 8))
+        expected = functools.reduce(operator.xor, words, 0)
+        for piece in (8, 4_096, 1 << 20):
+            assert native.read_memory(memory, piece, level=level) == expected
+    with pytest.raises(ValueError, match="a multiple of 8, got 12"):
+        native.read_memory(torch.zeros(3), 12)
 
 
 def test_wrong_inputs() -> None:
