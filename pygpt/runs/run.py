@@ -131,13 +131,17 @@ class Run:
         with self.writing():
             # A resumed run has its directory; see `append_metrics`.
             self.checkpoints.mkdir(parents=step == 0, exist_ok=True)
-            remove_partial(self.checkpoints)
-            own = (self.config_file, self._starts_file, self.metrics_file)
-            remove_partial(self.path, *(path.name for path in own))
+            self.remove_partial()
             self._keep_metrics_before(step)
             self._record_start(device, {"step": step, "data": list(data), "launch": launch})
         self.write_config(config)  # last: a directory with this file is a run
         self._opened = True
+
+    def remove_partial(self) -> None:
+        """Delete what a killed process left half written; the caller holds the lock."""
+        remove_partial(self.checkpoints)
+        own = (self.config_file, self._starts_file, self.metrics_file)
+        remove_partial(self.path, *(path.name for path in own))
 
     def write_config(self, config: TrainConfig) -> None:
         """Store `config`: a resumed run starts with it."""

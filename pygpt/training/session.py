@@ -164,6 +164,7 @@ class Session:
         """Train in the run's directory, to the last step or a signal."""
         config, run, ranks, console = resolved.config, self._run, self._ranks, self._console
         if step >= config.max_steps:
+            ranks.on_main(run.remove_partial)
             say(
                 console,
                 f"{run.path} is at step {step} of {config.max_steps}: nothing is left to train; "

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from pygpt import GPT, GPTConfig, InputError, export
 from pygpt.config import TrainConfig
@@ -126,6 +127,16 @@ def test_weights_beyond_fp16_are_refused(
         run_export(monkeypatch, str(run.path), "--to", str(out), "--dtype", "float16")
     assert not out.exists()
     assert not list(tmp_path.glob(".partial*"))
+
+
+def test_a_full_disk_is_one_line(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(InputError, match=r"No space left on device\); nothing was kept"):
+        run_export(monkeypatch, str(run.path), "--to", str(tmp_path / "out"))
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_push_to_hub(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,21 @@ def test_a_signal_to_one_rank_stops_and_saves_all(start: Start, tmp_path: Path) 
     assert newest.name == f"step-{step:08d}"
 
 
+def test_ranks_save_and_stop_when_torchrun_is_killed(start: Start, tmp_path: Path) -> None:
+    run = Run(tmp_path / "orphans")
+    process = start(run.path, *ENDLESS)
+    wait_for_steps(run, 3, process)
+    ranks = ranks_of(process)
+    process.kill()
+    while any(Path(f"/proc/{pid}").exists() for pid in ranks):
+        time.sleep(0.05)  # else the test's time-out ends it
+    newest = run.newest_checkpoint()
+    assert newest
+    assert newest.name == f"step-{run.read_metrics()[-1]['step']:08d}"
+    with run.claimed():
+        pass
+
+
 def test_a_rank_that_hangs_is_named(start: Start, tmp_path: Path) -> None:
     run = Run(tmp_path / "hangs")
     process = start(run.path, *ENDLESS, "--rank-timeout", "3")

@@ -31,7 +31,7 @@ def _difference_of_runs(ours: Path, reference: Path) -> str | None:
         first = next((f"{a}, not {b}" for a, b in pairs if a != b), "")
         return f"{len(figures)} steps, not {len(expected)}; {first}"
     kept, expected_names = (names_of(path / "checkpoints") for path in (ours, reference))
-    if kept != expected_names:
+    if not {*expected_names} <= {*kept}:  # a run killed before the last pruning keeps more
         return f"checkpoints {kept}, not {expected_names}"
     for path in sorted((reference / "checkpoints" / kept[-1]).rglob("*")):
         other = ours / path.relative_to(reference)

@@ -79,6 +79,25 @@ def test_a_cut_line_of_metrics_is_done_again_and_a_damaged_one_named(run: Run) -
             run.open(TrainConfig(), CPU, 3)
 
 
+def test_an_unmounted_run_is_not_continued_elsewhere(run: Run, tmp_path: Path) -> None:
+    run.append_metrics({"step": 1})
+    run.path.rename(tmp_path / "unmounted")
+    with pytest.raises(InputError, match=r"checkpoints is not there any more\. Fix that"):
+        run.append_metrics({"step": 2})
+    with pytest.raises(InputError, match=r"can't be written .*No such file"):
+        run.open(TrainConfig(), CPU, 1)
+    assert not run.path.exists()
+
+
+def test_the_next_start_removes_what_a_killed_one_left(run: Run) -> None:
+    for name in ("config.toml", "run.json", "metrics.jsonl", "report.html", "checkpoints/step-1"):
+        path = run.path / name
+        path.with_name(f".partial-{path.name}-12345678").touch()
+    run.open(TrainConfig(), CPU, 0)
+    left = [path.name for path in run.path.rglob(".partial-*")]
+    assert left == [".partial-report.html-12345678"]  # of another command, which may be running
+
+
 def test_damaged_list_of_starts_is_named(run: Run) -> None:
     for garbage in (b"[{", b"3", b"\xff"):
         (run.path / "run.json").write_bytes(garbage)

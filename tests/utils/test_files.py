@@ -1,10 +1,19 @@
 """Write, then rename: the old content or the new, never a part."""
 
+import threading
 from pathlib import Path
 
 import pytest
 
-from pygpt.utils.files import PARTIAL, remove_partial, replace_text, replacing
+from pygpt.utils.errors import InputError
+from pygpt.utils.files import (
+    PARTIAL,
+    directory_beside,
+    locked,
+    remove_partial,
+    replace_text,
+    replacing,
+)
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -40,3 +49,59 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / "kept").touch()
     remove_partial(tmp_path)
     assert [each.name for each in tmp_path.iterdir()] == ["kept"]
+
+
+def test_only_the_named_files_are_removed(tmp_path: Path) -> None:
+    for name in ("report.json-12345678", "report.html-12345678", "config.toml-12345678"):
+        (tmp_path / f"{PARTIAL}{name}").touch()
+    remove_partial(tmp_path, "report.json", "report.html")
+    assert [each.name for each in tmp_path.iterdir()] == [f"{PARTIAL}config.toml-12345678"]
+
+
+def test_a_new_directory_has_nothing_of_a_killed_process(tmp_path: Path) -> None:
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "old").touch()
+    with directory_beside(tmp_path / "out", keep=True) as partial:
+        assert (partial / "old").exists()
+        partial.rename(tmp_path / "kept")
+        (tmp_path / "kept").rename(partial)
+    (tmp_path / "out").rename(tmp_path / "out.partial")
+    with directory_beside(tmp_path / "out", keep=False) as partial:
+        (partial / "new").touch()
+    assert [each.name for each in (tmp_path / "out").iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+def test_two_processes_do_not_write_one_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with (
+        directory_beside(out, keep=False),
+        pytest.raises(InputError, match="another process is writing"),
+        directory_beside(out, keep=False),
+    ):
+        pass
+    # The other one ends between our look at the directory and our lock on it.
+    monkeypatch.setattr("fcntl.flock", lambda *_: (tmp_path / "late.partial").rename(out / "other"))
+    with (
+        pytest.raises(InputError, match="another process has just written"),
+        directory_beside(tmp_path / "late", keep=False),
+    ):
+        pass
+
+
+def test_a_lock_is_waited_for(tmp_path: Path) -> None:
+    order = []
+
+    def second() -> None:
+        with locked(tmp_path):
+            order.append("second")
+
+    with locked(tmp_path):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.1)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
