@@ -24,6 +24,9 @@ _OPERATION = re.compile(_PREDICATE + r"(\S+)\s+(?:!?U?P\w+, )*R(\d+)\b")
 OPERAND_REGISTERS = 4
 """Of the left operand of one product, 64 × 32 bytes over the threads of a warp group."""
 
+MOST_GROUPS = 8
+"""A wait names at most 7; counting further around a loop would never end."""
+
 # Operations whose first register is no result.
 _STORES = frozenset(
     ("ST", "STG", "STS", "STL", "STSM", "RED", "LDGSTS", "UTMALDG", "UTMASTG", "R2UR", "R2P")
@@ -142,7 +145,7 @@ def _while_running(
         wait = _WAIT.match(instruction.text)
         if wait and groups > int(wait[1], 16):  # so many groups, the newest, may still run
             continue
-        groups += instruction.closes_group
+        groups = min(groups + instruction.closes_group, MOST_GROUPS)
         branch = _BRANCH.match(instruction.text)
         if branch:
             pending.append((labels[branch[1]], groups))
