@@ -37,6 +37,8 @@ class Options:
     steps: int = 60
     device: str = "auto"
     dtype: str = "auto"
+    optimizer: str = "adamw"
+    """Of all runs; Muon can't be offloaded."""
     compile: bool = True
     """Check compiled runs too."""
     offload: bool = True
@@ -59,7 +61,8 @@ def train(options: Options, out: Path, *flags: str, stop: bool = False) -> list[
     """
     command = [sys.executable, "-m", "pygpt.train", "--out", str(out)]
     new = ["--preset", options.preset, "--max-steps", str(options.steps), "--eval-interval"]
-    new += [str(options.steps), "--device", options.device, "--dtype", options.dtype, *flags]
+    new += [str(options.steps), "--device", options.device, "--dtype", options.dtype]
+    new += ["--optimizer", options.optimizer, *flags]
     if not stop:
         _start(command + new)
         return losses(out)

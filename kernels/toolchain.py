@@ -103,7 +103,8 @@ def _cuda_of_driver() -> int:
     """The major version of CUDA that the driver runs; the newest where there is none to ask."""
     if not torch.cuda.is_available():
         return 99
-    return torch._C._cuda_getDriverVersion() // 1000
+    version: int = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]
+    return version // 1000
 
 
 def forget_version() -> None:

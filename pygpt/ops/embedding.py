@@ -45,7 +45,8 @@ def _(idx: Tensor, weight: Tensor) -> Tensor:
 @operator("embedding_backward")
 def _embedding_backward(gradient: Tensor, idx: Tensor, n_rows: int) -> Tensor:
     """The table's gradient (V, C), of the dtype of `gradient` (…, C)."""
-    return torch.ops.aten.embedding_dense_backward(gradient, idx, n_rows, -1, False)
+    d_weight: Tensor = torch.ops.aten.embedding_dense_backward(gradient, idx, n_rows, -1, False)
+    return d_weight
 
 
 @fake(_embedding_backward)

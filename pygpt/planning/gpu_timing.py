@@ -50,7 +50,7 @@ def _one_call(call: Callable[[], object], flush: Tensor, cycles: int) -> tuple[f
     start.record()
     call()
     end.record()
-    overtook = start.query()
+    overtook: bool = start.query()  # type: ignore[no-untyped-call]
     end.synchronize()
     return float(start.elapsed_time(end)), overtook
 

@@ -90,7 +90,7 @@ def _why_no_gpu() -> str:
     if torch.version.cuda is None:
         return f"PyTorch {torch.__version__} is built without CUDA; install a build with it"
     try:
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:  # an old driver, by its number
         return str(error).strip().splitlines()[0]
     return f"CUDA {torch.version.cuda} finds no device; is CUDA_VISIBLE_DEVICES set?"

@@ -145,11 +145,11 @@ def _trials(config: TuneConfig, device: torch.device) -> Iterator[Trial]:
     def attention(impl: str, qkv: Tensor) -> Tensor:
         return ops.attention(qkv, n_head, impl=impl)
 
-    def norm(impl: str, *inputs: Tensor) -> Tensor:
-        return ops.add_layer_norm(*inputs, impl=impl)[0]
+    def norm(impl: str, x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return ops.add_layer_norm(x, residual, weight, bias, impl=impl)[0]
 
-    def gelu(impl: str, *inputs: Tensor) -> Tensor:
-        return ops.gelu(*inputs, impl=impl)
+    def gelu(impl: str, x: Tensor, bias: Tensor) -> Tensor:
+        return ops.gelu(x, bias, impl=impl)
 
     def decode(impl: str, query: Tensor, cache: Tensor) -> Tensor:
         return ops.decode_attention(query, cache, cache, n_head, impl=impl)
