@@ -10,6 +10,7 @@ from typing import Any, get_args, get_type_hints
 from pygpt.config.other_trainers import hint
 from pygpt.config.start import StartOptions
 from pygpt.config.train import TrainConfig
+from pygpt.utils.encodings import read_utf8
 from pygpt.utils.errors import InputError
 from pygpt.utils.json_file import of_type
 from pygpt.utils.suggest import did_you_mean
@@ -30,8 +31,9 @@ def read(path: Path) -> dict[str, Any]:
             field that only a flag can give.
     """
     try:
-        # utf-8-sig: editors on Windows write a byte order mark
-        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        values: dict[str, Any] = tomllib.loads(read_utf8(path))
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"can't read the config {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

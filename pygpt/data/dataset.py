@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from pygpt import _C
 from pygpt.data.corpora import CORPUS_NAMES
 from pygpt.data.loss_mask import open_mask
 from pygpt.data.manifest import FILE_NAME, DatasetInfo, ShardInfo
+from pygpt.data.split_names import shards_named
 from pygpt.data.verify import ShardScan, first_id_from, scan_shards, unscanned_bytes
 from pygpt.tokenizers.info import TokenizerInfo
 from pygpt.utils.errors import InputError
@@ -42,8 +42,8 @@ _SAMPLE_IDS, _ENOUGH_IDS = 4096, 64
 # 1,111. Character vocabularies stay below the first id, LLaMA's 32,000 below the second.
 _GPT2_REACHES = ((1_000, 256), (20_000, 32_000))
 
-# Split names that people give files; `TokenDataset` refuses a file that bears two of them.
-_SPLIT_WORDS = frozenset({"train", "val", "valid", "validation", "dev", "test", "eval"})
+
+_OF_NANOGPT = {"shakespeare_char": "shakespeare --tokenizer chars"}
 
 
 class TokenDataset:
@@ -285,7 +285,10 @@ def _find_shards(directory: Path, split: str) -> list[Path]:
         )
     if (directory / f"{split}.bin").exists():
         return [directory / f"{split}.bin"]
-    found = {suffix: _shards_named(directory, split, suffix) for suffix in ("bin", "npy")}
+    found = {
+        suffix: shards_named(sorted(directory.glob(f"*.{suffix}")), split)
+        for suffix in ("bin", "npy")
+    }
     if found["bin"] and found["npy"]:
         raise InputError(
             f"{directory} has {found['bin'][0].name} and {found['npy'][0].name}: move one kind of "
@@ -301,26 +304,6 @@ def _find_shards(directory: Path, split: str) -> list[Path]:
     return shards
 
 
-def _shards_named(directory: Path, split: str, suffix: str) -> list[Path]:
-    """Files whose name has the split's name as a whole word, sorted.
-
-    Raises:
-        InputError: a file's name has the names of two splits.
-    """
-    shards = []
-    for path in sorted(directory.glob(f"*.{suffix}")):
-        words = set(re.split(r"[^a-z0-9]+", path.stem.lower()))
-        claims = sorted(words & (_SPLIT_WORDS | {split.lower()}))
-        if len(claims) > 1:
-            raise InputError(
-                f"{path} could belong to the splits {' and '.join(claims)}; rename it so that one "
-                "of these words is left, or move it elsewhere"
-            )
-        if claims == [split.lower()]:
-            shards.append(path)
-    return shards
-
-
 def check_directory(path: Path) -> None:
     """Refuse a path that is not a directory, before any shard is read.
 
@@ -329,10 +312,11 @@ def check_directory(path: Path) -> None:
     """
     if path.is_dir():
         return
-    if str(path) in CORPUS_NAMES:
+    corpus = _OF_NANOGPT.get(str(path), str(path))
+    if corpus.split()[0] in CORPUS_NAMES:
         raise InputError(
             f"{path} is the name of a corpus, not a dataset directory: `python -m pygpt.prepare "
-            f"{path}` prepares it, and its last line is the command that trains on it"
+            f"{corpus}` prepares it, and its last line is the command that trains on it"
         )
     raise InputError(
         f"{path} is not a dataset directory; `python -m pygpt.prepare --help` shows how to make one"

@@ -15,6 +15,7 @@ from tyro.conf import Positional
 from pygpt.data.corpora import hub
 from pygpt.data.inspection import report
 from pygpt.data.manifest import FILE_NAME, DatasetInfo, ShardInfo, SplitInfo
+from pygpt.data.split_names import shards_named
 from pygpt.tokenizers.base import get_tokenizer
 from pygpt.tokenizers.info import TokenizerInfo
 from pygpt.utils import cli
@@ -72,10 +73,12 @@ class Shards:
             for name, _ in hub.list_files(self.source, dataset.commit, "")
             if name.endswith((".bin", ".npy")) and "/" not in name
         ]
-        train = [name for name in names if "train" in name][: self.max_files]
-        wanted = [*train, *(name for name in names if "val" in name)]
+        train = shards_named(names, "train")[: self.max_files]
+        wanted = [*train, *shards_named(names, "val")]
         if not train:
-            raise InputError(f"{self.source} on the Hub has no .bin or .npy shards named train")
+            raise InputError(
+                f"{self.source} on the Hub has no .bin or .npy shards with the word train"
+            )
         for name in wanted:
             hub.download(self.source, dataset.commit, name, directory)
         return dataset.commit

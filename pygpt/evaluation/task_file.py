@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from pygpt.data.corpora.base import refuse_utf16
 from pygpt.hub.repository import Repository
+from pygpt.utils.encodings import refuse_utf16
 from pygpt.utils.errors import InputError
 from pygpt.utils.json_file import parse
 

@@ -102,7 +102,7 @@ def load_into(model: GPT, directory: Path) -> None:
         for name, target in layout.to_hf(state, model.config).items():
             if name in state:
                 stored.copy_into(names[name], target)
-                _check_finite(names[name], target)
+                check_finite(names[name], target)
             elif not stored.equal(names[name], target):
                 raise InputError(layout.describe_unexpected_bias(names[name]))
         if layout.HEAD in names and not stored.equal(names[layout.HEAD], state["wte.weight"]):
@@ -118,7 +118,12 @@ def _match(directory: Path, stored: StoredTensors, config: GPTConfig) -> dict[st
         raise InputError(f"{directory}: {error}") from error
 
 
-def _check_finite(name: str, tensor: Tensor) -> None:
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Refuse a tensor with values that are NaN or infinite.
+
+    Raises:
+        InputError: with how many there are.
+    """
     if tensor.sum().isfinite():  # one pass without a temporary; finite values may overflow it
         return
     n = int((~tensor.isfinite()).sum())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pygpt.data.corpora.base import refuse_utf16
+from pygpt.utils.encodings import refuse_utf16
 from pygpt.utils.errors import InputError
 from pygpt.utils.json_file import parse
 

@@ -267,6 +267,7 @@ def _load_optimizer(file: Path, model: GPT, optimizer: torch.optim.Optimizer) ->
                     f"{type(optimizer).__name__} needs"
                 )
             stored.copy_into(full, value)
+            huggingface.check_finite(full, value)
 
 
 def _compare_launch_tables(before: str | None, now: str | None) -> None:

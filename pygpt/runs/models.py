@@ -38,6 +38,8 @@ def locate(
         InputError: there is no such model, it can't be downloaded, the run has no checkpoint, or
             that has no averaged weights.
     """
+    if name is not None and not os.fspath(name):
+        raise InputError("the model's name is empty; give a run, a directory, gpt2 or OWNER/NAME")
     run = newest_run() if name is None else Run(Path(name))
     if not run.started:
         directory = model_directory(str(name), revision)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import typeguard
 
+from pygpt.utils.encodings import read_utf8
 from pygpt.utils.errors import InputError
 
 T = TypeVar("T")
@@ -34,7 +35,9 @@ def read_object(path: Path) -> dict[str, Any]:
         InputError: the file can't be read, is not JSON, or holds something else than an object.
     """
     try:
-        fields = parse(path.read_text(encoding="utf-8-sig"))
+        fields = parse(read_utf8(path))
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"can't read {path}: {error.strerror}") from error
     except ValueError as error:

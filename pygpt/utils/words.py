@@ -87,11 +87,15 @@ def _negated(flag: str, name: str, types: Mapping[str, Any]) -> list[str]:
 
 
 def _take(flag: str, rest: list[str], type_: Any) -> list[str]:
-    """Remove the first value of a flag from the words behind it.
+    """Remove the first value of a flag from the words behind it; all, where they are numbers.
 
     Raises:
         InputError: there is none, and the flag needs one.
     """
+    if int in _items(type_):
+        end = next((at for at, word in enumerate(rest) if word.startswith("--")), len(rest))
+        values, rest[:end] = rest[:end], []
+        return values
     if rest and not rest[0].startswith("-" if _is_tristate(type_) else "--"):
         return [rest.pop(0)]
     if _is_tristate(type_):
@@ -136,7 +140,7 @@ def whole_number(text: str) -> int | None:
 
 def _value(flag: str, text: str, type_: Any) -> str:
     """The value as tyro reads it; what is not of the option's type is refused."""
-    members = _members(type_)
+    members = _items(type_) or _members(type_)
     words = [str(each) for each in members if isinstance(each, str | int)]  # those of a Literal
     if text == "" and Path in members:
         raise InputError(f"{flag} is empty; give a path, or leave it out")
@@ -187,6 +191,13 @@ def _is_sequence(type_: Any) -> bool:
     return any(get_origin(each) in (tuple, list) for each in _members(type_)) and (
         tyro.conf.UseAppendAction not in getattr(type_, "__metadata__", ())
     )
+
+
+def _items(type_: Any) -> list[Any]:
+    """The types of a sequence's items, also of one in another; nothing for another type."""
+    sequences = [each for each in _members(type_) if get_origin(each) in (tuple, list)]
+    items = [each for sequence in sequences for each in get_args(sequence) if each is not ...]
+    return [inner for each in items for inner in _items(each) or [each]]
 
 
 def _dashed(name: str) -> str:

@@ -70,7 +70,7 @@ def test_whole_numbers(text: str, number: int | None) -> None:
         ("--prompt 10k", "--prompt 10k"),
         ("--learning-rate 1e-3", "--learning-rate 1e-3"),
         ("--format gguf", "--format gguf"),
-        ("--steps 10 20 --steps 1e3", "--steps 10 20 --steps 1e3"),
+        ("--steps 10 20 --steps 1e3", "--steps 10 20 --steps 1000"),
         ("--steps --resume", "--steps --resume"),
         ("--tyro-print-completion bash", "--tyro-print-completion bash"),
         ("--max-steps -5 -h", "--max-steps -5 -h"),

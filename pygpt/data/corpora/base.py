@@ -12,12 +12,12 @@ import dataclasses
 import hashlib
 import logging
 import os
-import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from pygpt.tokenizers.base import last_safe_break
+from pygpt.utils.encodings import refuse_utf16
 from pygpt.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -184,40 +184,6 @@ def _has_bom(path: Path) -> bool:
             return file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror}") from error
-
-
-def refuse_utf16(path: Path, data: bytes) -> None:
-    """Name UTF-16 and UTF-32 text, with or without a byte order mark, as what it is.
-
-    Raises:
-        InputError: the first bytes of the file are such text.
-    """
-    sample = data[: 1 << 12]
-    bom = sample.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE))
-    # Most text has ASCII characters in plenty; their other bytes are 0.
-    share = max(len(sample), 1)
-    zeros = [sum(byte == 0 for byte in sample[at::4]) * 4 / share for at in range(4)]
-    guesses = {
-        "UTF-32LE": zeros[2] > 0.9 and zeros[3] > 0.9,
-        "UTF-32BE": zeros[0] > 0.9 and zeros[1] > 0.9,
-        "UTF-16LE": min(zeros[1], zeros[3]) > 0.4 > max(zeros[0], zeros[2]),
-        "UTF-16BE": min(zeros[0], zeros[2]) > 0.4 > max(zeros[1], zeros[3]),
-    }
-    if len(sample) < 4 or not (bom or any(guesses.values())):
-        return
-    name = next((name for name, fits in guesses.items() if fits), "UTF-16LE")
-    if bom and name.startswith("UTF-16"):
-        name = "UTF-16LE" if sample.startswith(codecs.BOM_UTF16_LE) else "UTF-16BE"
-    try:
-        text = codecs.getincrementaldecoder(name)().decode(sample)
-    except UnicodeDecodeError:
-        return
-    if "\0" not in text:
-        with_bom = name[:-2] if bom else name  # with a mark, iconv finds the order and drops it
-        raise InputError(
-            f"{path} is {name[:-2]} text; convert it to UTF-8: "
-            f"iconv -f {with_bom} -t UTF-8 {shlex.quote(str(path))} > FILE"
-        )
 
 
 def walk(folder: Path, skip: Callable[[str], bool]) -> tuple[list[Path], list[Path]]:
