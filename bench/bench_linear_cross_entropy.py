@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 import tyro
 from lib import interleaved, report
+from lib.emulated import left_out
 from torch import Tensor
 
 from pygpt import ops
@@ -138,13 +139,15 @@ def main(options: Options) -> int:
     device = pick_device(options.device)
     tokens = options.tokens or (8192 if device.type == "cuda" else 2048)
     kept = not options.default_malloc and device.type == "cpu" and keep_freed_memory()
+    skipped = left_out({dtype: dtype for dtype in options.dtypes}, device)
+    dtypes = [dtype for dtype in options.dtypes if dtype not in skipped]
     results: list[dict[str, Any]] = []
     failures: dict[str, str] = {}
 
     def finish() -> None:
         if options.json:
             fields = {"tokens": tokens, "vocab": options.vocab, "keeps_freed_memory": kept}
-            measured = {"results": results, "failures": failures}
+            measured = {"left_out": skipped, "results": results, "failures": failures}
             report.write_json(options.json, device, {**fields, **measured})
         report.print_table(
             f"head + loss, forward and backward: {tokens} tokens, V = {options.vocab}; "
@@ -157,7 +160,7 @@ def main(options: Options) -> int:
             print(f"failed: {name}: {reason}", file=sys.stderr)
 
     with report.reporting(finish, failures):
-        for width, dtype in itertools.product(options.widths, options.dtypes):
+        for width, dtype in itertools.product(options.widths, dtypes):
             rows, failed = _measure(options, device, tokens, width, dtype)
             results += rows
             failures |= {f"{name}, {width} wide, {dtype}": failed[name] for name in failed}

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 import tyro
 from lib import nanogpt, report
+from lib.emulated import left_out
 from lib.interleaved import Spread
 from lib.sides import Side
 from rich.progress import Progress
@@ -116,7 +117,9 @@ def same_steps(options: Options) -> dict[str, Any]:
         "pygpt, fp32": {"side": "pygpt", "dtype": "float32", "compile": False},
         "pygpt, compiled": {"side": "pygpt", "dtype": "auto", "compile": True},
     }
-    sides = [Side(name, {**base, **way}) for name, way in ways.items()]
+    dtypes = {name: str(way["dtype"]) for name, way in ways.items()}
+    skipped = left_out(dtypes, torch.device(options.device))
+    sides = [Side(name, {**base, **way}) for name, way in ways.items() if name not in skipped]
     for side in sides:
         side.train(WARM_UP)
         side.seconds.clear()
@@ -128,7 +131,7 @@ def same_steps(options: Options) -> dict[str, Any]:
     for side in sides:
         side.close()
     _print_steps(rows, torch.device(options.device))
-    return {"config": config, "results": rows}
+    return {"config": config, "left_out": skipped, "results": rows}
 
 
 def _summary(side: Side, batch_tokens: int, options: Options) -> dict[str, Any]:

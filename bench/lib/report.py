@@ -50,7 +50,9 @@ def reporting(finish: Callable[[], None], failures: dict[str, str]) -> Iterator[
 def headline(device: torch.device) -> str:
     """The machine on one line, for the title of a table."""
     about = describe_environment(device)
-    return f"{about['device']}, {about['threads']} threads, torch {about['torch']}"
+    held = " ".join(f"{name}={value}" for name, value in about.get("held_back_by", {}).items())
+    device = f"{about['device']}{f', held back by {held}' if held else ''}"
+    return f"{device}, {about['threads']} threads, torch {about['torch']}"
 
 
 def print_table(

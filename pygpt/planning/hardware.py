@@ -123,15 +123,18 @@ def pick_dtype(name: DType | Literal["auto"], device: torch.device, width: int) 
     if device.type == "cuda":
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        has_bf16 = device.type == "cpu" and width >= BF16_WIDTH and _cpu_has_bf16()
+        has_bf16 = device.type == "cpu" and width >= BF16_WIDTH and cpu_has_bf16()
     return "bfloat16" if has_bf16 else "float32"
 
 
-def _cpu_has_bf16() -> bool:
+def cpu_has_bf16() -> bool:
     """Whether bf16 GEMMs are faster than fp32 here: elsewhere they are emulated, many times slower.
 
-    On ARM, where it depends on the build of PyTorch, no gain is known, and the answer is no.
+    Not where PyTorch is held to AVX2 (ATEN_CPU_CAPABILITY=avx2). On ARM, where it depends on the
+    build of PyTorch, no gain is known, and the answer is no.
     """
+    if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
+        return False
     has = torch.cpu.get_capabilities()
     return any(has.get(instructions, False) for instructions in ("amx_bf16", "avx512_bf16"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from datetime import datetime, timezone
@@ -13,6 +14,14 @@ import torch
 
 from pygpt.kernels import toolchain
 from pygpt.planning.hardware import device_name
+
+HOLD_BACK = (
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "PYGPT_CPU_LEVEL",
+)
+"""Variables that keep libraries from instructions that the CPU has."""
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
@@ -29,6 +38,9 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
             described["ptxas"] = "{}.{}".format(*toolchain.ptxas()[1])
     else:
         described["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+        held = {name: os.environ[name] for name in HOLD_BACK if name in os.environ}
+        if held:
+            described["held_back_by"] = held
     return described | {
         "threads": torch.get_num_threads(),
         "pygpt": metadata.version("pygpt-trainer"),

@@ -50,10 +50,13 @@ def test_a_cpu_takes_bf16_for_its_instructions(
     has: dict[str, object], width: int, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     cpu = torch.device("cpu")
     assert pick_dtype("auto", cpu, width) == expected
     assert pick_dtype("bfloat16", cpu, width) == "bfloat16"
     assert pick_dtype("auto", torch.device("mps"), width) == "float32"
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert pick_dtype("auto", cpu, width) == "float32"
 
 
 @pytest.mark.parametrize(
