@@ -68,7 +68,9 @@ install() {
     python -c 'import pathlib, sys, sysconfig
 pathlib.Path(sysconfig.get_path("purelib"), "machine.pth").write_text(sys.argv[1])' "$theirs"
     python -c 'import pygpt._C, tyro, pytest' 2>/dev/null && return
-    pip_install "${from[@]}" "${BUILD[@]}" "${NEEDED[@]}" || return
+    # Their commands must be in this environment, too where the machine's has the packages.
+    pip_install --ignore-installed "${from[@]}" "${BUILD[@]}" || return
+    pip_install "${from[@]}" "${NEEDED[@]}" || return
     pip_install --no-deps "${from[@]}" "${ALONE[@]}" || echo "without ${ALONE[*]}"
     pip_install --no-deps --no-build-isolation -e .
 }

@@ -178,11 +178,13 @@ def test_gpu_sh_installs_from_wheels(tmp_path: Path) -> None:
     (tmp_path / "wheels").mkdir()
     result = _gpu_sh(tmp_path, PARTS="ops", WHEELS="wheels", FAILING="import pygpt._C")
     pip = [call for call in result.all if " install -q " in call]
-    assert len(pip) == 3
-    assert all(f"--no-index --find-links {tmp_path}/wheels" in call for call in pip[:2])
-    assert " tiktoken>=" in pip[0]
+    assert len(pip) == 4
+    assert all(f"--no-index --find-links {tmp_path}/wheels" in call for call in pip[:3])
+    assert "--ignore-installed" in pip[0]
+    assert " cmake>=" in pip[0]
+    assert " tiktoken>=" in pip[1]
     assert not any(re.search(r" (torch|triton)\b", call) for call in pip)
-    assert "--no-build-isolation" in pip[2]
+    assert "--no-build-isolation" in pip[3]
     assert len(result.steps) == len(PARTS["ops"])
 
 
