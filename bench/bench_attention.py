@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pygpt import ops
+from pygpt.ops.attention import merge_heads, split_heads
 
 # (B, T, n_head, D): GPT-2 124 M, the FineWeb preset's heads, the OpenWebText preset, GPT-2 XL.
 SHAPES = ((16, 1024, 12, 64), (16, 1024, 12, 32), (32, 512, 6, 64), (4, 1024, 25, 64))
@@ -35,7 +36,8 @@ BACKENDS = {
     "math": SDPBackend.MATH,
 }
 SPLIT = "sdpa flash, split"
-IMPLS = ("triton", "eager", "torch.compile", *(f"sdpa {name}" for name in BACKENDS), SPLIT)
+FLEX = "FlexAttention"
+IMPLS = ("triton", "eager", "torch.compile", *(f"sdpa {name}" for name in BACKENDS), SPLIT, FLEX)
 PRODUCTS = {"forward": 1.0, "backward": 2.5, "both": 3.5}
 """Matrix products of a direction, as a multiple of the forward's."""
 
@@ -65,10 +67,30 @@ def _implementation(impl: str, n_head: int) -> Callable[..., Tensor]:
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
             return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
+    if impl == FLEX:
+        return _flex(n_head)
     if impl == "torch.compile":
         return common.compiled(sdpa, ("attention", n_head))
     special: dict[str, Callable[..., Tensor]] = {"triton": triton, "eager": eager, SPLIT: split}
     return special.get(impl, with_backend)
+
+
+def _flex(n_head: int) -> Callable[..., Tensor]:
+    """FlexAttention with the causal mask, which it skips whole blocks by."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    attend = common.compiled(flex_attention, FLEX)
+
+    @functools.cache
+    def causal(T: int) -> Any:
+        return create_block_mask(lambda b, h, q, k: q >= k, None, None, T, T, common.DEVICE)
+
+    def flex(qkv: Tensor) -> Tensor:
+        q, k, v = (split_heads(part, n_head) for part in qkv.chunk(3, dim=2))
+        y: Tensor = attend(q, k, v, block_mask=causal(qkv.size(1)))
+        return merge_heads(y)
+
+    return flex
 
 
 def _make(impl: str, direction: str, shape: tuple[int, int, int, int]) -> Call:

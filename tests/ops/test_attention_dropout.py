@@ -174,6 +174,20 @@ def test_loss_and_gradients_follow_from_the_seed(checkpointing: bool) -> None:
     assert all(map(torch.equal, first, step(1)))
 
 
+def test_compiled_step_has_one_graph_and_follows_from_the_seed() -> None:
+    config = GPTConfig(block_size=16, vocab_size=64, n_layer=1, n_head=2, n_embd=32, dropout=0.2)
+    model = GPT(config, "attention=triton").to(DEVICE)
+    x, y = torch.randint(64, (2, 2, 16), device=DEVICE)
+    compiled = torch.compile(model.loss, backend="aot_eager", fullgraph=True)
+
+    def step() -> list[Tensor]:
+        torch.manual_seed(3)
+        loss = compiled(x, y)
+        return [loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))]
+
+    assert all(map(torch.equal, step(), step()))
+
+
 @gpu
 @pytest.mark.parametrize("dtype", GPU_DTYPES)
 def test_gpu_parity(dtype: torch.dtype) -> None:
