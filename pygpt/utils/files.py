@@ -62,10 +62,18 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield partial
         _sync_all(partial)
-        if path.is_dir():
+        moved = path.is_dir()
+        if moved:
             path.rename(replaced)  # deleted when the new content is in its place
-        partial.replace(path)
-        sync(path.parent)
+        try:
+            partial.replace(path)
+            sync(path.parent)
+        except OSError:
+            if path.is_dir():
+                path.rename(partial)
+            if moved:
+                replaced.rename(path)
+            raise
     finally:
         _remove(partial)
         _remove(replaced)
@@ -150,7 +158,11 @@ def directory_beside(path: Path, *, keep: bool) -> Iterator[Path]:
             yield partial
             _sync_all(partial)
             partial.rename(path)
-            sync(path.parent)
+            try:
+                sync(path.parent)
+            except OSError:
+                path.rename(partial)  # it may not outlive a power cut: as if it had not been there
+                raise
         except BaseException:
             if not keep:
                 shutil.rmtree(partial, ignore_errors=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pygpt.utils import files
 from pygpt.utils.errors import InputError
 from pygpt.utils.files import (
     PARTIAL,
@@ -41,6 +42,33 @@ def test_a_directory_takes_the_place_of_another(tmp_path: Path) -> None:
             (partial / "deep" / name).touch()
     assert [each.name for each in path.rglob("*") if each.is_file()] == ["b"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_rename_that_is_not_flushed_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, flush = tmp_path / "step-1", files.sync
+
+    def fail(each: Path) -> None:
+        if each == tmp_path:
+            raise OSError(5, "Input/output error")
+        flush(each)
+
+    path.mkdir()
+    (path / "old").touch()
+    monkeypatch.setattr(files, "sync", fail)
+    with pytest.raises(OSError, match="Input/output"), replacing(path) as partial:
+        partial.mkdir()
+    assert [each.relative_to(tmp_path) for each in tmp_path.rglob("*")] == [
+        Path("step-1"),
+        Path("step-1/old"),
+    ]
+    with (
+        pytest.raises(OSError, match="Input/output"),
+        directory_beside(tmp_path / "out", keep=True),
+    ):
+        pass
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["out.partial", "step-1"]
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
