@@ -160,6 +160,22 @@ class JoinedRanks(Ranks):
         )
 
 
+def _join(launch: Launch, device: torch.device, timeout: timedelta) -> JoinedRanks:
+    """Meet the other ranks, and make the groups."""
+    agent_store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+    # torchrun's store outlives a restart, with the addresses of processes that have ended.
+    store = PrefixStore(f"pygpt/{launch.restarts}", agent_store)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        store=store,
+        rank=rank,
+        world_size=world_size,
+        timeout=timeout,
+        device_id=device if device.type == "cuda" else None,
+    )
+    return JoinedRanks(launch, store, timeout)
+
+
 def _gloo_group(timeout: timedelta) -> dist.ProcessGroup:
     return cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout))
 
@@ -193,19 +209,15 @@ def joined(launch: Launch, device: torch.device, seconds: float) -> Iterator[Ran
             "this build of PyTorch has no NCCL, which GPUs exchange gradients by; install a build "
             "with CUDA from pytorch.org, or train on one GPU without torchrun"
         )
-    timeout = timedelta(seconds=seconds)
-    agent_store, rank, world_size = next(rendezvous("env://", timeout=timeout))
-    # torchrun's store outlives a restart, with the addresses of processes that have ended.
-    store = PrefixStore(f"pygpt/{launch.restarts}", agent_store)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-        store=store,
-        rank=rank,
-        world_size=world_size,
-        timeout=timeout,
-        device_id=device if device.type == "cuda" else None,
-    )
-    ranks = JoinedRanks(launch, store, timeout)
+    try:
+        ranks = _join(launch, device, timedelta(seconds=seconds))
+    except RuntimeError as error:
+        if not _is_of_collective(error):
+            raise
+        raise InputError(
+            f"the ranks did not find each other ({_first_line(error)}): one has ended or does not "
+            "answer. Its own output may say why. Start all ranks again by the same command"
+        ) from error
     try:
         yield ranks
     except RuntimeError as error:

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -187,6 +188,21 @@ def test_a_build_without_nccl_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         joined(Launch(world_size=2), torch.device("cuda"), 1),
     ):
         pass
+
+
+def test_a_rank_that_does_not_come_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(nobody.getsockname()[1]))
+        for name, value in (("MASTER_ADDR", "127.0.0.1"), ("RANK", "1"), ("WORLD_SIZE", "2")):
+            monkeypatch.setenv(name, value)
+        with (
+            pytest.raises(InputError, match=r"the ranks did not find each other .*by the same"),
+            joined(Launch(rank=1, world_size=2), torch.device("cpu"), 1),
+        ):
+            pass
 
 
 def test_other_ranks_report_with_their_number_after_rank_0(
