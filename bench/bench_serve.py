@@ -23,6 +23,7 @@ import dataclasses
 import http.client
 import json
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -217,6 +218,8 @@ def measure(directory: Path, options: Options) -> dict[str, Any]:
 
 def main(options: Options) -> None:
     """Measure, print the table, write the figures."""
+    # An exception, so that the server ends with this process.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="pygpt-bench-") as folder:
         directory = Path(folder) / "model"
         export(GPT(GPT2, "eager"), TOKENIZER, directory, format="hf", dtype="float32", card="")
