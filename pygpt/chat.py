@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import logging
 from pathlib import Path
 from typing import Annotated, Literal
@@ -49,7 +48,7 @@ class ChatConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number type of the weights; "auto" is the model's own."""
     quantize: Literal["int8"] | None = None
-    """"int8" rounds the weights, on a CPU: half of bfloat16's memory, and faster."""
+    """"int8" rounds the weights that each token reads, on a CPU: faster than bfloat16."""
     average: bool = False
     """Take the averaged weights of a run (train --ema-decay)."""
     revision: str | None = None
@@ -62,6 +61,8 @@ class ChatConfig:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise InputError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if self.quantize and self.dtype != "auto":
+            raise InputError(f"give --quantize {self.quantize} or --dtype {self.dtype}, not both")
         if not 0 <= self.port < 65536:
             raise InputError(f"port must be from 0 to 65535, got {self.port}")
         if self.seed is not None:
@@ -82,13 +83,16 @@ def main() -> None:
     directory = locate(name, config.revision, average=config.average)
     _check_template(directory, name)
     if config.serve:
-        _check_packages()
+        from pygpt.inference.server import check_packages
+
+        check_packages()
         from pygpt.inference.server.access import listen
 
         listener = listen(config.host, config.port)
 
     from pygpt.hub import huggingface
     from pygpt.inference.chat import Dialogue
+    from pygpt.inference.decoders import check_quantize
     from pygpt.inference.engine import Engine
     from pygpt.inference.terminal import TerminalChat
     from pygpt.planning.hardware import start_device
@@ -96,38 +100,33 @@ def main() -> None:
     from pygpt.tokenizers.chat import ChatTokenizer, Message
 
     device = start_device(config.device)
+    check_quantize(config.quantize, device, config.impl)
     model, info = huggingface.load(directory, device, impl=config.impl)
     model.eval()
     tokenizer = load_tokenizer(info)
     assert isinstance(tokenizer, ChatTokenizer)
     beginning = [Message("system", config.system)] if config.system else []
-    dialogue = Dialogue(tokenizer, model.config.block_size, beginning)
+    block_size = model.config.block_size
+    dialogue = Dialogue(tokenizer, block_size, beginning)
     if beginning:
         dialogue.prompt(config.max_new_tokens)  # refuses a system message that is too long
     engine = Engine(
         model, tokenizer, max_batch=8 if config.serve else 1,
         dtype=config.dtype, quantize=config.quantize,
     )  # fmt: skip
+    del model  # the engine keeps what it needs: with bf16 and int8 weights, half and less
     logger.info("%s on %s, %s", directory, device, engine.description)
     if config.serve:
         from pygpt.inference.server.app import serve
         from pygpt.inference.server.protocol import Served
 
         served = Served(
-            Path(name).resolve().name, tokenizer, model.config.block_size, config.sampling,
+            Path(name).resolve().name, tokenizer, block_size, config.sampling,
             config.max_new_tokens, config.seed, config.system,
         )  # fmt: skip
         serve(engine, served, listener, config.host)
     else:
         TerminalChat(dialogue, engine, config.sampling, config.max_new_tokens, config.seed).run()
-
-
-def _check_packages() -> None:
-    absent = [name for name in ("starlette", "uvicorn") if not importlib.util.find_spec(name)]
-    if absent:
-        raise InputError(
-            f'--serve needs {" and ".join(absent)}: pip install "pygpt-trainer[serve]"'
-        )
 
 
 def _check_template(directory: Path, name: str) -> None:

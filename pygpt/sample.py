@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,7 +22,7 @@ class SampleConfig:
     """Print what a model writes after a prompt, up to end-of-text.
 
     With one prompt and one model the text is printed while it is written. Several prompts are
-    computed in batches, and printed in order at the end.
+    computed in batches, and each is printed when it and those before it are done.
     """
 
     run: Annotated[str | None, tyro.conf.Positional] = None
@@ -105,11 +106,11 @@ def main() -> None:
     models |= {name: locate(name) for names in config.compare for name in names}
 
     from pygpt.inference import completions
+    from pygpt.inference.decoders import check_quantize
     from pygpt.planning.hardware import start_device
 
     device = start_device(config.device)
-    if config.quantize and device.type != "cpu":
-        raise InputError(f"--quantize {config.quantize} is for a CPU; give --device cpu")
+    check_quantize(config.quantize, device, config.impl)
     settings = completions.Settings(
         prompts, config.num_samples, config.max_new_tokens, config.sampling, config.stop,
         config.seed, config.dtype, config.quantize,
@@ -120,11 +121,14 @@ def main() -> None:
     if len(prompts) == len(sources) == 1 and not config.json:
         completions.stream(sources[0], settings)
         return
-    rows = completions.write_all(sources, settings)
-    if config.json:
-        print("\n".join(written.as_json() for row in rows for written in row))
-    else:
-        print(completions.as_text(rows, settings), end="")
+    output = sys.stdout  # a progress bar takes the place of sys.stdout
+
+    def show(index: int, row: completions.Row) -> None:
+        lines = "".join(f"{written.as_json()}\n" for written in row)
+        text = lines if config.json else completions.as_text(index, row, settings)
+        print(text, end="", file=output, flush=True)
+
+    completions.write_all(sources, settings, show)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import logging
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -130,6 +133,10 @@ class Written:
         )
 
 
+Row = tuple[Written, ...]
+"""What the models wrote for one request."""
+
+
 def stream(source: Source, settings: Settings) -> None:
     """Print the completions of one prompt one after another, token by token."""
     model, tokenizer = source.load()
@@ -153,33 +160,63 @@ def stream(source: Source, settings: Settings) -> None:
     settings.complete(model, tokenizer, write, max_batch=1)
 
 
-def write_all(sources: Sequence[Source], settings: Settings) -> list[tuple[Written, ...]]:
-    """For every prompt and sample the completions of all models, which are loaded one by one."""
-    columns = [_write(source, settings) for source in sources]
-    return list(zip(*columns, strict=True))
+def write_all(
+    sources: Sequence[Source], settings: Settings, show: Callable[[int, Row], None]
+) -> None:
+    """Complete every prompt with all models, which are loaded one by one.
+
+    Args:
+        sources: one or several models.
+        settings: what they have in common.
+        show: called with (index, row) for every one of `settings.requests`, in their order, as soon
+            as the last model has written it and those before.
+    """
+    columns: list[list[Written]] = []
+    for source in sources[:-1]:
+        columns.append([])
+        _write(source, settings, columns[-1].append, to_stdout=False)
+
+    def show_row(written: Written) -> None:
+        index = next(numbers)
+        show(index, (*(column[index] for column in columns), written))
+
+    numbers = itertools.count()
+    _write(sources[-1], settings, show_row, to_stdout=True)
 
 
-def _write(source: Source, settings: Settings) -> list[Written]:
+def _write(
+    source: Source, settings: Settings, done: Callable[[Written], None], *, to_stdout: bool
+) -> None:
+    """Call `done` with the completions of all requests, in order, each as soon as it can be."""
     model, tokenizer = source.load()
     requests = settings.requests
-    with ProgressBar(source.name, len(requests), unit="completions") as progress:
+    pieces: list[list[Piece]] = [[] for _ in requests]
+    waiting = iter(range(len(requests)))
+    current = next(waiting, None)
 
-        def count(_: int, piece: Piece) -> None:
-            progress.advance(piece.finish_reason is not None)
+    def take(index: int, piece: Piece) -> None:
+        nonlocal current
+        pieces[index].append(piece)
+        if piece.finish_reason and progress:
+            progress.advance(1)
+        while current is not None and pieces[current] and pieces[current][-1].finish_reason:
+            completion = Completion.of(pieces[current])
+            done(Written(source.name, *requests[current], completion))
+            current = next(waiting, None)
 
-        completions = settings.complete(model, tokenizer, count)
-    return [
-        Written(source.name, prompt, seed, completion)
-        for (prompt, seed), completion in zip(requests, completions, strict=True)
-    ]
+    # On a terminal, texts are the progress: a bar between them would disturb.
+    bar = ProgressBar(source.name, len(requests), unit="completions")
+    with contextlib.nullcontext() if to_stdout and sys.stdout.isatty() else bar as progress:
+        settings.complete(model, tokenizer, take)
 
 
-def as_text(rows: Sequence[tuple[Written, ...]], settings: Settings) -> str:
-    """The completions under each other, with the model's name where there are several models."""
-    return "\n".join(_section(i, row, settings) for i, row in enumerate(rows))
+def as_text(index: int, row: Row, settings: Settings) -> str:
+    """A section: what the models wrote for a request, with their names if there are several."""
+    gap = "\n" if index else ""
+    return gap + _section(index, row, settings)
 
 
-def _section(index: int, row: tuple[Written, ...], settings: Settings) -> str:
+def _section(index: int, row: Row, settings: Settings) -> str:
     prompt, sample = divmod(index, settings.num_samples)
     counts = [
         f"{name} {number + 1} of {total}"

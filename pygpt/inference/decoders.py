@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pygpt.model import GPT, Block, KVCache, LayerNorm
 from pygpt.ops import native
 from pygpt.ops.decode_step import DecodeStep, Layer, Norm, PackedLinear, PackedMatrix, Weights
+from pygpt.ops.dispatch import Implementations
 from pygpt.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,21 @@ def make_decoder(
     return EagerDecoder(model, max_batch, None if dtype == "auto" else chosen)
 
 
+def check_quantize(quantize: Quantize | None, device: torch.device, impl: str) -> None:
+    """Refuse what `make_decoder` would refuse, before a model is loaded.
+
+    Raises:
+        InputError: int8 weights on a GPU, or with all ops "eager".
+    """
+    if quantize and device.type != "cpu":
+        raise InputError(f"--quantize {quantize} is for a CPU; give --device cpu")
+    if quantize and set(dataclasses.astuple(Implementations.parse(impl))) == {"eager"}:
+        raise InputError(
+            f"--quantize {quantize} needs the native decoder, and --impl eager excludes it: "
+            "give one of the two"
+        )
+
+
 def _why_not_native(model: GPT, dtype: torch.dtype) -> str:
     device = model.wte.weight.device
     if device.type != "cpu":
@@ -94,10 +110,12 @@ class NativeDecoder:
 
     A row's logits after a step are the same, bit for bit, alone and in any batch, with any number
     of threads. Of a prompt, all ids but the last go through the model: in fp32, or under bf16
-    autocast for bf16 and int8 weights, so that int8 rounds only the weights of steps.
+    autocast for bf16 and int8 weights, so that int8 rounds only the weights of steps. The
+    matrices are kept in bf16 for that: rounding them for each prompt took half of its time.
 
     Args:
-        model: fp32 or bf16, on a CPU, in eval mode; fp32 steps share its weights.
+        model: fp32 or bf16, on a CPU, in eval mode. fp32 steps share its weights; for the
+            other types, the matrices are copied, and the caller can free the model.
         max_batch: rows.
         weights: "float32", "bfloat16" or "int8", with keys and values in fp32 for the first and
             in bf16 for the others.
@@ -105,9 +123,12 @@ class NativeDecoder:
     """
 
     def __init__(self, model: GPT, max_batch: int, weights: str, *, level: str = "") -> None:
-        self._model = model
         self._dtype = torch.float32 if weights == "float32" else torch.bfloat16
         packed = pack(model, weights)
+        self._model = model
+        if weights != "float32":
+            bfloat16 = packed if weights == "bfloat16" else pack(model, "bfloat16")
+            self._model = _with_weights(model, bfloat16)
         self._step = DecodeStep(
             packed, max_batch, bfloat16_cache=self._dtype == torch.bfloat16, level=level
         )
@@ -168,6 +189,21 @@ def pack(model: GPT, dtype: str) -> Weights:
         model.wpe.weight.detach().float(),
         model.config.n_head,
     )
+
+
+def _with_weights(model: GPT, packed: Weights) -> GPT:
+    """The model with the packed matrices in place of its own; the rest is shared, not copied."""
+    state = model.state_dict()
+    state["wte.weight"] = packed.tokens.data
+    for i, layer in enumerate(packed.layers):
+        state[f"h.{i}.attn.c_attn.weight"] = layer.c_attn.weight.data
+        state[f"h.{i}.attn.c_proj.weight"] = layer.attn_proj.weight.data
+        state[f"h.{i}.mlp.c_fc.weight"] = layer.c_fc.weight.data
+        state[f"h.{i}.mlp.c_proj.weight"] = layer.mlp_proj.weight.data
+    with torch.device("meta"):
+        result = GPT(model.config, model.impl)
+    result.load_state_dict(state, assign=True)
+    return result.eval()
 
 
 def _float(tensor: Tensor | None) -> Tensor | None:

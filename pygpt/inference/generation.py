@@ -27,6 +27,19 @@ class Completion:
     """Of each id, natural logarithms at temperature 1; None unless asked for."""
     finish_reason: FinishReason
 
+    @classmethod
+    def of(cls, pieces: Sequence[Piece]) -> Completion:
+        """Put all pieces of a request together."""
+        reason = pieces[-1].finish_reason
+        assert reason
+        logprobs = tuple(piece.logprob for piece in pieces if piece.logprob is not None)
+        return cls(
+            "".join(piece.text for piece in pieces),
+            tuple(piece.token for piece in pieces),
+            logprobs or None,
+            reason,
+        )
+
 
 def generate(
     model: GPT,
@@ -94,7 +107,7 @@ def generate(
             written[index_of[piece.key]].append(piece)
             if on_piece:
                 on_piece(index_of[piece.key], piece)
-    return [_completion(pieces) for pieces in written]
+    return [Completion.of(pieces) for pieces in written]
 
 
 def encode(tokenizer: Tokenizer, prompt: str) -> list[int]:
@@ -108,15 +121,3 @@ def encode(tokenizer: Tokenizer, prompt: str) -> list[int]:
         return tokenizer.encode(prompt) or [tokenizer.info.end_of_text]
     except UnicodeEncodeError as error:
         raise InputError(f"the prompt {prompt!r} is not valid text: {error.reason}") from error
-
-
-def _completion(pieces: Sequence[Piece]) -> Completion:
-    reason = pieces[-1].finish_reason
-    assert reason
-    logprobs = tuple(piece.logprob for piece in pieces if piece.logprob is not None)
-    return Completion(
-        "".join(piece.text for piece in pieces),
-        tuple(piece.token for piece in pieces),
-        logprobs or None,
-        reason,
-    )

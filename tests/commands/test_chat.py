@@ -1,5 +1,6 @@
 """The chat command in a terminal: replies, commands, Ctrl-C."""
 
+import importlib.util
 import io
 import json
 import os
@@ -179,6 +180,6 @@ def test_serve_refuses_bad_addresses_and_missing_packages(
     monkeypatch.setattr(sys, "argv", ["chat", str(run), "--serve", "--host", "192.0.2.1"])
     with pytest.raises(InputError, match="can't listen at 192.0.2.1, port 8000"):
         chat.main()
-    monkeypatch.setattr(chat.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r'pip install "pygpt-trainer\[serve\]"'):
         chat.main()

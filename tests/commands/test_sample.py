@@ -1,5 +1,6 @@
 """The sample command, and what all commands share: the newest run, prompts, help."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import torch
 from pygpt import GPT, GPTConfig, InputError, sample
 from pygpt.config import TrainConfig
 from pygpt.inference import decoders
+from pygpt.inference.engine import Engine, Piece
 from pygpt.runs import checkpoint
 from pygpt.runs.run import Run
 from pygpt.tokenizers.base import get_tokenizer
@@ -108,6 +110,25 @@ def test_side_by_side(
         "x (2 tokens, mean log-probability 0.000):\nxx\n\n"
         "y (2 tokens, mean log-probability 0.000):\nyy\n"
     )
+
+
+@pytest.mark.usefixtures("two")
+def test_what_is_done_is_printed_when_a_batch_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ten.txt").write_text("abcdefghij".replace("", "\n").strip())
+    step, calls = Engine.step, itertools.count(1)
+
+    def interrupted(engine: Engine) -> list[Piece]:
+        if next(calls) > 2:  # the first eight prompts are done
+            raise KeyboardInterrupt
+        return step(engine)
+
+    monkeypatch.setattr(Engine, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_sample(monkeypatch, "x", "--prompts", "ten.txt", "--max-new-tokens", "2")
+    sections = [f"--- prompt {i} of 10\n{letter}xx\n" for i, letter in enumerate("abcdefgh", 1)]
+    assert capsys.readouterr().out == "\n".join(sections)
 
 
 @pytest.mark.usefixtures("two")
@@ -214,9 +235,10 @@ def test_what_a_tokenizer_lacks_is_refused_before_weights_are_read(
         (("--num-samples", "0"), "num_samples must be at least 1"),
         (("--max-new-tokens", "0"), "max_new_tokens must be at least 1"),
         (("--prompt", "a", "--prompts", "p.txt"), "--prompt or --prompts, not both"),
-        (("--compare",), "--compare is empty"),
+        (("--compare",), "--compare needs a value"),
         (("--compare", "no-such-model"), "no model 'no-such-model'"),
         (("--quantize", "int8", "--dtype", "bfloat16"), "--quantize int8 or --dtype bfloat16"),
+        (("--quantize", "int8", "--impl", "eager"), "--impl eager excludes it"),
         (("--start=FILE:p.txt",), "--start is nanoGPT's; here it is --prompt; for FILE:PATH"),
         (("--init_from=gpt2",), "the model, without a flag: python -m pygpt.sample gpt2"),
     ],

@@ -9,3 +9,16 @@
 
 No part of a request names a file; no file is read or written after the start.
 """
+
+import importlib.util
+
+from pygpt.utils.errors import InputError
+
+
+def check_packages() -> None:
+    """Raise InputError, with what installs them, where a package of the server is absent."""
+    absent = [name for name in ("starlette", "uvicorn") if not importlib.util.find_spec(name)]
+    if absent:
+        raise InputError(
+            f'--serve needs {" and ".join(absent)}: pip install "pygpt-trainer[serve]"'
+        )
