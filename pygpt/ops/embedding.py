@@ -26,7 +26,7 @@ def embedding(idx: Tensor, weight: Tensor) -> Tensor:
     Returns:
         (…, C), in weight's dtype.
     """
-    if torch.compiler.is_dynamo_compiling():
+    if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
         rows: Tensor = torch.ops.pygpt.embedding(idx, weight)
         return rows
     return F.embedding(idx, weight)

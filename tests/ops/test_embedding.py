@@ -67,6 +67,16 @@ def test_without_compile_it_is_pytorchs() -> None:
     assert "EmbeddingBackward0" in str(ops.embedding(idx, weight).grad_fn)
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_exported_models_have_pytorchs(strict: bool) -> None:
+    """Other programs have no operator of pygpt."""
+    config = GPTConfig(vocab_size=64, block_size=16, n_layer=1, n_head=2, n_embd=32)
+    ids = torch.zeros(1, 8, dtype=torch.int64)
+    exported = torch.export.export(GPT(config, "eager").eval(), (ids,), strict=strict)
+    assert "aten.embedding" in exported.graph_module.code
+    assert "pygpt" not in exported.graph_module.code
+
+
 def test_operator_registration() -> None:
     idx = torch.randint(9, (3, 5), device=DEVICE)
     weight = torch.randn(9, 8, device=DEVICE, requires_grad=True)
