@@ -79,7 +79,7 @@ GPT2_WIDTHS = {512: 384, 1024: 768, 2048: 1600}
 """Of the width classes that a preset's n_embd belongs to without filling it: that n_embd."""
 
 
-STACK_WITH_DROPOUT = 80
+STACK_WITH_DROPOUT = 128
 """Bytes that a form with dropout may spill: its time goes into random numbers."""
 
 
@@ -94,17 +94,16 @@ class Form:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One compiled entry: the most that any of its forms uses."""
+    """One compiled entry: the most that any of its forms uses; those with dropout apart."""
 
     key: launch.Key
     launch: launch.Launch
     dtype: str
     registers: int
     stack: int
-    """Of the forms without dropout."""
-    dropout_stack: int
-    """Of those with it."""
     shared: int
+    with_dropout: tuple[int, int] | None
+    """Registers and stack; None where there is no such form."""
     ptxas: str
     """Its version."""
     overwritten: tuple[str, ...]
@@ -141,8 +140,10 @@ class Result:
     @property
     def _weakness(self) -> str:
         """What an entry may have only for a reason."""
-        if self.stack or self.dropout_stack > STACK_WITH_DROPOUT:
+        if self.stack:
             return "spills, without a reason"
+        if self.with_dropout and self.with_dropout[1] > STACK_WITH_DROPOUT:
+            return "spills with dropout, without a reason"
         if self.programs_per_sm < 2:
             return "one program per SM, without a reason"
         return ""
@@ -309,18 +310,24 @@ def compile_entry(key: launch.Key, entry: launch.Launch, dtype: str) -> Result:
             form.call()
     cubins = [binary.asm["cubin"] for binary in compiled]
     assert len(cubins) == len(forms)
-    registers, stacks = zip(*map(_resources, cubins), strict=True)
-    of_forms = list(zip(forms, stacks, strict=True))
-    stack = max(stack for form, stack in of_forms if not form.dropout)
-    dropout_stack = max((stack for form, stack in of_forms if form.dropout), default=0)
+    used = [(form.dropout, *_resources(cubin)) for form, cubin in zip(forms, cubins, strict=True)]
+    registers, stack = _most(used, dropout=False)
+    with_dropout = _most(used, dropout=True) if any(form.dropout for form in forms) else None
     shared = max(binary.metadata.shared for binary in compiled)
     overwritten: list[str] = []
     if key.architecture == "sm_90":
         for cubin in cubins:
             overwritten += sass.overwritten_operands(sass.disassemble(cubin))
     return Result(
-        key, entry, dtype, max(registers), stack, dropout_stack, shared, ptxas, tuple(overwritten)
+        key, entry, dtype, registers, stack, shared, with_dropout, ptxas, tuple(overwritten)
     )
+
+
+def _most(used: list[tuple[bool, int, int]], *, dropout: bool) -> tuple[int, int]:
+    """The most registers and stack of the forms with dropout, or of those without."""
+    chosen = [(registers, stack) for has_it, registers, stack in used if has_it == dropout]
+    registers, stack = map(max, zip(*chosen, strict=True))
+    return registers, stack
 
 
 @contextmanager
@@ -377,7 +384,7 @@ def _print(results: list[Result]) -> None:
     table = Table(title="launch table, compiled ahead of time")
     for column in ("entry", "dtype", "tile", "warps", "stages"):
         table.add_column(column)
-    for column in ("registers", "stack B", "with dropout", "shared B", "programs/SM"):
+    for column in ("registers", "stack B", "shared B", "programs/SM", "with dropout"):
         table.add_column(column, justify="right")
     table.add_column("note")
     for result in results:
@@ -385,8 +392,8 @@ def _print(results: list[Result]) -> None:
         cells = (
             f"{result.key.architecture} {result.key.op} {result.key.size or ''}", result.dtype,
             f"{entry.rows}×{entry.columns}", entry.num_warps, entry.num_stages,
-            result.registers, result.stack, result.dropout_stack or "", result.shared,
-            result.programs_per_sm,
+            result.registers, result.stack, result.shared, result.programs_per_sm,
+            "{}, {} B".format(*result.with_dropout) if result.with_dropout else "",
         )  # fmt: skip
         table.add_row(*map(str, cells), note or entry.reason)
     Console(width=160 if not sys.stdout.isatty() else None).print(table)

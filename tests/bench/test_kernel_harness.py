@@ -57,7 +57,7 @@ def test_harness_end_to_end_on_small_shapes(
         monkeypatch.setattr(common, "rows", lambda width: 4)
         monkeypatch.setattr(bench, "WIDTHS", (24,))
 
-    gpu_only = ("sdpa efficient", "sdpa cudnn")
+    gpu_only = ("sdpa efficient", "sdpa cudnn", "FlexAttention")
     cases = [case for case in bench.cases() if case.impl not in gpu_only]
     assert common.measure(name, cases)
     assert calls == len(cases)
