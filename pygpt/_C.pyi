@@ -61,6 +61,23 @@ class BatchSampler:
 
         With `read_ahead`, a thread brings the pages of the next step into memory meanwhile.
         """
+    def read_ahead(self, step: int, n_steps: int) -> None:
+        """Have a thread bring the pages of `n_steps` steps into memory; none for wrong steps."""
+
+def keyed_hashes(texts: list[bytes], key: bytes) -> bytes:
+    """BLAKE2b of each text, 16 bytes, keyed; ValueError for a key that is not 1 to 64 bytes."""
+
+def join_rows(
+    ids: NDArray[np.uint32],
+    offsets: NDArray[np.int64],
+    ends: NDArray[np.bool_],
+    separator: int,
+    dtype: str,
+) -> NDArray[np.unsignedinteger]:
+    """Rows [offsets[i], offsets[i + 1]) of ids, the separator behind those that end, as `dtype`.
+
+    ValueError for offsets that don't fit.
+    """
 
 def cpu_levels() -> list[str]: ...
 def cross_entropy_rows(

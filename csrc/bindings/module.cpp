@@ -5,12 +5,15 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "../data/batch_sampler.hpp"
+#include "../data/documents.hpp"
 #include "../data/token_file.hpp"
 
 namespace py = pybind11;
@@ -72,6 +75,49 @@ py::array_t<std::int64_t> read_array(const TokenShards& shards, std::int64_t sta
     return ids;
 }
 
+py::bytes hash_texts(const py::list& texts, const std::string& key) {
+    std::vector<std::string_view> views;
+    views.reserve(texts.size());
+    for (const py::handle text : texts) views.emplace_back(py::reinterpret_borrow<py::bytes>(text));
+    if (key.empty() || key.size() > 64) throw py::value_error("a key has 1 to 64 bytes");
+    std::vector<Digest> digests;
+    {
+        const py::gil_scoped_release unlocked;
+        digests = keyed_hashes(views, key, widest_lanes());
+    }
+    return {reinterpret_cast<const char*>(digests.data()), digests.size() * sizeof(Digest)};
+}
+
+template <typename Array>
+using Contiguous = py::array_t<Array, py::array::c_style | py::array::forcecast>;
+
+template <typename Id>
+py::array joined(const Contiguous<std::uint32_t>& ids, const Contiguous<std::int64_t>& offsets,
+                 const Contiguous<bool>& ends, std::int64_t separator) {
+    const py::ssize_t n_rows = ends.shape(0);
+    const bool* const row_ends = ends.data();
+    py::array_t<Id> out(ids.size() + std::count(row_ends, row_ends + n_rows, true));
+    Id* const to = out.mutable_data();
+    const py::gil_scoped_release unlocked;
+    join_rows<Id>(ids.data(), offsets.data(), row_ends, n_rows, Id(separator), to);
+    return out;
+}
+
+py::array join_arrays(const Contiguous<std::uint32_t>& ids,
+                      const Contiguous<std::int64_t>& offsets, const Contiguous<bool>& ends,
+                      std::int64_t separator, const std::string& dtype) {
+    const std::int64_t* const bounds = offsets.data();
+    if (ids.ndim() != 1 || offsets.ndim() != 1 || ends.ndim() != 1 ||
+        offsets.shape(0) != ends.shape(0) + 1 || bounds[0] != 0 ||
+        !std::is_sorted(bounds, bounds + offsets.shape(0)) ||
+        bounds[ends.shape(0)] != ids.shape(0)) {
+        throw py::value_error("offsets must rise from 0 to the number of ids, one more than ends");
+    }
+    return parse_id_type(dtype) == IdType::uint16
+               ? joined<std::uint16_t>(ids, offsets, ends, separator)
+               : joined<std::uint32_t>(ids, offsets, ends, separator);
+}
+
 }  // namespace
 
 void bind_ops(py::module_& m);  // ops.cpp
@@ -123,5 +169,10 @@ PYBIND11_MODULE(_C, m) {
              py::arg("seed"), py::arg("rank"), py::arg("world_size"), py::arg("sampling"))
         .def_property_readonly("tokens_per_epoch", &BatchSampler::tokens_per_epoch)
         .def("fill", &fill_arrays, py::arg("step"), py::arg("inputs"), py::arg("targets"),
-             py::arg("read_ahead"));
+             py::arg("read_ahead"))
+        .def("read_ahead", &BatchSampler::read_ahead, py::arg("step"), py::arg("n_steps"));
+
+    m.def("keyed_hashes", &hash_texts, py::arg("texts"), py::arg("key"));
+    m.def("join_rows", &join_arrays, py::arg("ids"), py::arg("offsets"), py::arg("ends"),
+          py::arg("separator"), py::arg("dtype"));
 }

@@ -13,8 +13,9 @@ compile() {  # flags…
 }
 
 data() {  # name, sanitizer
-    compile "$2" data/batch_sampler.cpp data/npy_header.cpp data/token_file.cpp tests/data/main.cpp \
-        tests/data/test_batch_sampler.cpp tests/data/test_token_file.cpp -o "$build/data-$1"
+    compile "$2" data/batch_sampler.cpp data/documents.cpp data/npy_header.cpp data/token_file.cpp \
+        tests/data/main.cpp tests/data/test_batch_sampler.cpp tests/data/test_documents.cpp \
+        tests/data/test_token_file.cpp -o "$build/data-$1"
     "$build/data-$1"
 }
 

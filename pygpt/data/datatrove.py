@@ -25,7 +25,8 @@ from datatrove.pipeline.base import PipelineStep
 
 from pygpt.data.corpora.parts import Part, Records
 from pygpt.data.manifest import FILE_NAME
-from pygpt.data.writer import Limits, prepare
+from pygpt.data.selection import Limits
+from pygpt.data.writer import prepare
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from pygpt.data.corpora.parts import Unreadable
 from pygpt.data.encoding import dtype_of
 from pygpt.data.inspection import report
 from pygpt.data.manifest import DatasetInfo, SplitInfo
-from pygpt.data.shards import Flusher, ShardWriter, SplitState
+from pygpt.data.shards import Disk, ShardWriter, SplitState
 from pygpt.tokenizers.base import chat_tokenizer, get_tokenizer
 from pygpt.tokenizers.chat import ChatTokenizer, Conversation, Message
 from pygpt.utils.errors import InputError, check_seed
@@ -107,10 +107,10 @@ class _Writing:
     def run(self, directory: Path) -> DatasetInfo:
         dtype = dtype_of(self._tokenizer)
         with contextlib.ExitStack() as stack:
-            flusher = stack.enter_context(Flusher())
+            disk = stack.enter_context(Disk())
 
             def writer(name: str, dtype: np.dtype[np.unsignedinteger]) -> ShardWriter:
-                opened = ShardWriter(directory, name, dtype, None, SplitState(), flusher)
+                opened = ShardWriter(directory, name, dtype, None, SplitState(), disk)
                 return stack.enter_context(opened)
 
             ids = {name: writer(name, dtype) for name in SPLITS}
@@ -119,8 +119,8 @@ class _Writing:
                 conversation = self._tokenizer.encode_conversation(messages)
                 name = self._draw(conversation) if ids["val"].documents else "val"
                 n_bytes = int(self._token_bytes[conversation.ids].sum())
-                ids[name].write(conversation.ids.astype(dtype), n_bytes, True, None)
-                masks[name].write(conversation.is_target.astype(np.uint8), 0, True, None)
+                ids[name].write(conversation.ids.astype(dtype), n_bytes, 1)
+                masks[name].write(conversation.is_target.astype(np.uint8), 0, 1)
                 self._n_targets[name] += int(conversation.is_target.sum())
                 for length in _LENGTHS:
                     self._longer[length] += len(conversation.ids) > length

@@ -8,7 +8,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from pygpt.data.writer import Limits
+from pygpt.data.selection import Limits
 
 
 @dataclasses.dataclass(frozen=True)

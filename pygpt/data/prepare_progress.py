@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pygpt.data.corpora.parts import Part
-from pygpt.data.encoding import Position
+from pygpt.data.encoding import DIGEST_BYTES, Position
 from pygpt.data.manifest import ShardInfo
 from pygpt.data.shards import SplitState
 from pygpt.utils.errors import InputError
@@ -21,7 +21,6 @@ from pygpt.utils.progress import ProgressBar
 
 _FILE_NAME = "progress.json"
 _HASHES_NAME = "hashes.bin"
-_DIGEST_BYTES = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +71,15 @@ class Progress:
         splits = {name: _split_state(split) for name, split in fields["splits"].items()}
         return build(cls, given | {"position": Position(part, pieces), "splits": splits})
 
+    @staticmethod
+    def documents_in(directory: Path) -> int:
+        """Documents that the same preparation would go on behind; 0 without a record."""
+        path = directory / _FILE_NAME
+        if not path.exists():
+            return 0
+        splits = json.loads(path.read_text(encoding="utf-8"))["splits"]
+        return sum(split["documents"] for split in splits.values())
+
     def write(self, directory: Path) -> None:
         """Record it, flushed and renamed into place."""
         replace_text(directory / _FILE_NAME, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
@@ -99,9 +107,9 @@ class Hashes:
         path = directory / _HASHES_NAME
         path.touch()
         self._file = path.open("r+b")
-        data = self._file.read(n_hashes * _DIGEST_BYTES)
-        self._seen = {data[i : i + _DIGEST_BYTES] for i in range(0, len(data), _DIGEST_BYTES)}
-        self._file.truncate(n_hashes * _DIGEST_BYTES)
+        data = self._file.read(n_hashes * DIGEST_BYTES)
+        self._seen = {data[i : i + DIGEST_BYTES] for i in range(0, len(data), DIGEST_BYTES)}
+        self._file.truncate(n_hashes * DIGEST_BYTES)
 
     def __enter__(self) -> Hashes:
         return self

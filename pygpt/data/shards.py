@@ -1,7 +1,7 @@
 """Writes the shards of a split, such that a killed process can go on.
 
 A shard is ``NAME.partial`` until it is full. `ShardWriter.commit` returns the state that is on the
-disk once the `Flusher` has done what it was given; a `ShardWriter` started from that state goes on
+disk once `Disk` has done what it was given; a `ShardWriter` started from that state goes on
 behind it, whatever was written later.
 """
 
@@ -22,45 +22,33 @@ import numpy.typing as npt
 from pygpt.data.manifest import ShardInfo, SplitInfo
 
 _READ_BYTES = 1 << 22
-# Ids are hashed and written in pieces of this size: each call waits for the interpreter's lock.
+# Ids are hashed and written in pieces of about this size.
 _WRITE_IDS = 1 << 18
 
-# Jobs that may wait for the disk: a full shard, the two shards being filled, and their record.
-_JOBS = 4
+# Jobs that may wait: some megabytes of ids; a full shard, the two being filled, and their record.
+_WRITES, _FLUSHES = 16, 4
 
 
-class Flusher:
-    """A thread for what waits for the disk, in order. After an error nothing more is done."""
+class _Jobs:
+    """A thread that does jobs in order. After an error nothing more is done."""
 
-    def __init__(self) -> None:
+    def __init__(self, n_waiting: int) -> None:
         self._pool = ThreadPoolExecutor(1)
         self._jobs: deque[Future[None]] = deque()
+        self._n_waiting = n_waiting
         self._error: BaseException | None = None
 
-    def __enter__(self) -> Flusher:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown()
-
     def submit(self, job: Callable[[], object]) -> None:
-        """Have a job done. Waits if too many are not done yet.
-
-        Raises:
-            OSError: of an earlier job.
-        """
         self._jobs.append(self._pool.submit(self._run, job))
-        while len(self._jobs) > _JOBS:
+        while len(self._jobs) > self._n_waiting:
             self._jobs.popleft().result()
 
     def wait(self) -> None:
-        """Return when all is done.
-
-        Raises:
-            OSError: of a job.
-        """
         while self._jobs:
             self._jobs.popleft().result()
+
+    def shutdown(self) -> None:
+        self._pool.shutdown()
 
     def _run(self, job: Callable[[], object]) -> None:
         if self._error is not None:
@@ -70,6 +58,53 @@ class Flusher:
         except BaseException as error:
             self._error = error
             raise
+
+
+class Disk:
+    """A thread that writes and a thread that flushes: the one that computes waits for neither."""
+
+    def __init__(self) -> None:
+        self._writing, self._flushing = _Jobs(_WRITES), _Jobs(_FLUSHES)
+
+    def __enter__(self) -> Disk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writing.shutdown()
+        self._flushing.shutdown()
+
+    def write(self, job: Callable[[], object]) -> None:
+        """Have a job done behind those before. Waits if too many are not done yet.
+
+        Raises:
+            OSError: of an earlier job.
+        """
+        self._writing.submit(job)
+
+    def flush(self, job: Callable[[], object]) -> None:
+        """Have a job done that waits for the disk, behind all writes and flushes before.
+
+        Raises:
+            OSError: of an earlier job.
+        """
+        self._writing.submit(lambda: self._flushing.submit(job))
+
+    def wait_written(self) -> None:
+        """Return when all writes are done.
+
+        Raises:
+            OSError: of a job.
+        """
+        self._writing.wait()
+
+    def wait(self) -> None:
+        """Return when all is done.
+
+        Raises:
+            OSError: of a job.
+        """
+        self._writing.wait()
+        self._flushing.wait()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +131,7 @@ class ShardWriter:
         dtype: of the ids.
         shard_tokens: tokens of a full shard; None writes one shard, ``SPLIT.bin``.
         state: where to go on.
-        flusher: waits for the disk.
+        disk: writes and flushes.
 
     Raises:
         OSError: the disk refuses it.
@@ -109,9 +144,9 @@ class ShardWriter:
         dtype: np.dtype[np.unsignedinteger],
         shard_tokens: int | None,
         state: SplitState,
-        flusher: Flusher,
+        disk: Disk,
     ) -> None:
-        self._flusher = flusher
+        self._disk = disk
         self._waiting: list[npt.NDArray[np.unsignedinteger]] = []
         self._n_waiting = 0
         self._directory, self._split, self._dtype = directory, split, dtype
@@ -147,25 +182,37 @@ class ShardWriter:
         self,
         ids: npt.NDArray[np.unsignedinteger],
         n_bytes: int,
-        ends_document: bool,
-        origin: str | None,
+        n_documents: int,
+        origin: Callable[[int], str] | None = None,
     ) -> None:
-        """Append the ids of a piece, (n,), which may fill shards."""
+        """Append ids, (n,), which may fill shards.
+
+        Args:
+            ids: not to be changed afterwards.
+            n_bytes: UTF-8 bytes of their text.
+            n_documents: that end in them.
+            origin: index in `ids` → what `ShardInfo` records for it.
+        """
         self._bytes += n_bytes
-        self._documents += ends_document
-        while self._shard_tokens and self._tokens + len(ids) >= self._shard_tokens:
-            room = self._shard_tokens - self._tokens
-            self._append(ids[:room], origin)
-            ids = ids[room:]
-            self._close_shard()
-        if len(ids):
-            self._append(ids, origin)
+        self._documents += n_documents
+        start = 0
+        while start < len(ids):
+            stop = len(ids)
+            if self._shard_tokens is not None:
+                stop = min(stop, start + self._shard_tokens - self._tokens)
+            self._append(ids[start:stop])
+            if origin is not None and self._shard_tokens is not None:
+                self._first = self._first or origin(start)
+                self._last = origin(stop - 1)
+            if self._tokens == self._shard_tokens:
+                self._close_shard()
+            start = stop
 
     def commit(self) -> SplitState:
         """Have flushed to the disk what was written, and say what that is."""
         self._write_waiting()
         file = self._file
-        self._flusher.submit(lambda: os.fsync(file.fileno()))
+        self._disk.flush(lambda: os.fsync(file.fileno()))
         return SplitState(
             self._documents,
             self._bytes,
@@ -179,7 +226,7 @@ class ShardWriter:
         """Close the last shard, which may be shorter than the others."""
         if self._tokens:
             self._close_shard()
-        self._flusher.wait()
+        self._disk.wait()
         self._file.close()
         self._partial.unlink(missing_ok=True)
         return SplitInfo(self._documents, self._bytes, tuple(self._shards))
@@ -213,27 +260,31 @@ class ShardWriter:
     def _partial(self) -> Path:
         return self._final.with_suffix(".bin.partial")
 
-    def _append(self, ids: npt.NDArray[np.unsignedinteger], origin: str | None) -> None:
+    def _append(self, ids: npt.NDArray[np.unsignedinteger]) -> None:
         self._waiting.append(ids)
         self._n_waiting += len(ids)
         self._tokens += len(ids)
-        self._first = self._first or origin
-        self._last = origin
         if self._n_waiting >= _WRITE_IDS:
             self._write_waiting()
 
     def _write_waiting(self) -> None:
-        if self._waiting:
-            data = np.concatenate(self._waiting).data.cast("B")
-            self._file.write(data)
-            self._digest.update(data)
+        waiting, file, digest = self._waiting, self._file, self._digest
+
+        def write() -> None:
+            for ids in waiting:
+                data = ids.data.cast("B")
+                file.write(data)
+                digest.update(data)
+            file.flush()
+
+        self._disk.write(write)
         self._waiting, self._n_waiting = [], 0
-        self._file.flush()
 
     def _close_shard(self) -> None:
         self._write_waiting()
         file, partial, final = self._file, self._partial, self._final
-        self._flusher.submit(lambda: _complete(file, partial, final))
+        self._disk.flush(lambda: _complete(file, partial, final))
+        self._disk.wait_written()
         digest = self._digest.hexdigest()
         self._shards.append(ShardInfo(final.name, self._tokens, digest, self._first, self._last))
         self._digest, self._tokens = hashlib.sha256(), 0

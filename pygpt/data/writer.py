@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import itertools
 import logging
 import os
 import shutil
@@ -20,48 +22,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from pygpt.data import manifest
 from pygpt.data.corpora.base import Corpus
 from pygpt.data.corpora.parts import Part, Records, parts_of
 from pygpt.data.corpora.stdlib import Stdlib
-from pygpt.data.encoding import Encoded, dtype_of, encode
+from pygpt.data.encoding import Encoded, Position, dtype_of, encode
 from pygpt.data.manifest import DatasetInfo, SplitInfo
 from pygpt.data.prepare_progress import CorpusBar, Hashes, Progress
-from pygpt.data.shards import Flusher, ShardWriter
+from pygpt.data.selection import DROPPED, SPLITS, Limits, Selection
+from pygpt.data.shards import Disk, ShardWriter
 from pygpt.tokenizers.base import Tokenizer, get_tokenizer
 from pygpt.utils import signals
 from pygpt.utils.errors import InputError, check_seed
-from pygpt.utils.files import directory_beside, remove_partial
+from pygpt.utils.files import directory_beside, partial_of, remove_partial
 from pygpt.utils.machine import n_cpus
 
 logger = logging.getLogger(__name__)
-
-SPLITS = ("train", "val")
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """What is written of a corpus, and in what portions. None: no limit."""
-
-    shard_tokens: int | None = None
-    """Tokens of a shard; None writes one shard for each split and keeps nothing after a stop."""
-    val_tokens: int | None = None
-    """Documents drawn for val go to train once val has so many tokens. Records only."""
-    max_tokens: int | None = None
-    """Stop after the document that reaches it."""
-    min_bytes: int | None = None
-    """Drop shorter documents."""
-    max_bytes: int | None = None
-    """Drop longer documents."""
-    dedup: bool = False
-    """Drop documents whose text is that of an earlier one."""
-    skip_bad: bool = False
-    """Count records that can't be used, instead of stopping at the first."""
-
-    @property
-    def selects(self) -> bool:
-        """Whether documents are dropped one by one."""
-        return self.dedup or self.min_bytes is not None or self.max_bytes is not None
 
 
 def prepare_stdlib(out: Path, tokenizer: str = "gpt2") -> DatasetInfo:
@@ -77,7 +56,7 @@ def prepare(
     val_fraction: float = 0.05,
     seed: int = 0,
     workers: int | None = None,
-    limits: Limits = Limits(),
+    limits: Limits | None = None,
 ) -> DatasetInfo:
     """Encode a corpus into a dataset directory.
 
@@ -94,7 +73,7 @@ def prepare(
             name (see `pygpt.data.corpora.base.split`), records by their text.
         seed: decides which documents those are.
         workers: threads that encode; None takes one for each CPU this process may use.
-        limits: what is written.
+        limits: what is written; None for all of it.
 
     Returns:
         What ``dataset.json`` holds.
@@ -106,6 +85,7 @@ def prepare(
         SystemExit: SIGTERM or SIGHUP, with `limits.shard_tokens`: likewise.
     """
     workers = n_cpus() if workers is None else workers
+    limits = limits or Limits()
     _check_arguments(out, val_fraction, seed, workers, limits)
     encoder = get_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
     if limits.selects and not isinstance(corpus, Records):
@@ -121,9 +101,7 @@ def prepare(
             run = _Preparation(directory, corpus, parts, encoder, val_fraction, seed, limits)
             info = run(workers)
     except OSError as error:
-        kept = "nothing was kept"
-        if restartable:
-            kept = "what was flushed is kept, so the same command goes on"
+        kept = _kept(partial_of(out)) if restartable else "nothing was kept"
         raise InputError(
             f"{out} can't be written ({error.strerror}); {kept}. Fix that, or make room, or take "
             "another --out"
@@ -181,9 +159,9 @@ class _Preparation:
     def __call__(self, workers: int) -> DatasetInfo:
         if self._finished:
             return self._finished
-        self._tokenizer.encode_batch([""])  # builds the encoder, or says what is missing
+        self._tokenizer.encode_batch([b""])  # builds the encoder, or says what is missing
         with contextlib.ExitStack() as stack:
-            self._flusher = Flusher()
+            self._disk = Disk()
             self._writers = {
                 name: stack.enter_context(
                     ShardWriter(
@@ -192,14 +170,22 @@ class _Preparation:
                         dtype_of(self._tokenizer),
                         self._limits.shard_tokens,
                         self._before.splits[name],
-                        self._flusher,
+                        self._disk,
                     )
                 )
                 for name in SPLITS
             }
-            stack.enter_context(self._flusher)  # left before the files are closed
+            stack.enter_context(self._disk)  # left before the files are closed
             self._hashes = stack.enter_context(
                 Hashes(self._directory, self._before.n_hashes, enabled=self._limits.dedup)
+            )
+            self._selection = Selection(
+                self._parts,
+                self._limits,
+                self._val_fraction,
+                self._hashes,
+                {name: writer.tokens for name, writer in self._writers.items()},
+                self._dropped,
             )
             self._bar = CorpusBar(self._parts, self._position)
             stack.enter_context(self._bar)
@@ -231,91 +217,60 @@ class _Preparation:
                         self._seed,
                         workers,
                         self._position,
-                        self._needs_digest,
+                        self._selection.needs_digest,
                     )
                 )
             )
             committed = self._n_full()
-            for batch in batches:
-                for piece in batch:
-                    self._write(piece)
-                    if piece.ends_document and self._is_complete():
-                        return
+            for pieces in batches:
+                choice = self._selection.choose(pieces)
+                self._write(pieces, choice.split)
+                if choice.is_last:
+                    return
+                if choice.refused is not None:
+                    self._refuse(pieces.after[len(choice.split)], choice.refused)
                 self._bar.show(self._position, self._n_documents(), self._n_tokens())
                 if restartable and self._n_full() > committed:
                     committed = self._n_full()
                     self._commit()
                 if stop is not None and stop():
                     self._commit()
-                    self._flusher.wait()
+                    self._disk.wait()
                     if stop.signal == signal.SIGINT:
                         raise KeyboardInterrupt
                     sys.exit(128 + (stop.signal or signal.SIGTERM))
 
-    def _write(self, piece: Encoded) -> None:
-        part = self._parts[piece.after.part]
-        origin = None
-        if self._limits.shard_tokens is not None:
-            origin = f"{part.name}:{piece.after.pieces - 1}"
-        reason = None if part.split else self._reason_to_drop(piece)
-        if reason is None:
-            split = part.split or self._draw(piece)
-            self._writers[split].write(piece.ids, piece.n_bytes, piece.ends_document, origin)
-        else:
-            self._dropped[reason] += 1
-        self._position = piece.after
+    def _write(self, pieces: Encoded, chosen: npt.NDArray[np.int64]) -> None:
+        """Write the first pieces, those of one split that are side by side at once."""
+        bounds = np.flatnonzero(np.diff(chosen, prepend=DROPPED - 1, append=DROPPED - 1))
+        for first, behind in itertools.pairwise(bounds.tolist()):
+            if chosen[first] == DROPPED:
+                continue
+            start = int(pieces.stops[first - 1]) if first else 0
+            self._writers[SPLITS[chosen[first]]].write(
+                pieces.ids[start : pieces.stops[behind - 1]],
+                int(pieces.n_bytes[first:behind].sum()),
+                int(pieces.ends_document[first:behind].sum()),
+                functools.partial(self._origin, pieces, start),
+            )
+        if len(chosen):
+            self._position = pieces.after[len(chosen) - 1]
 
-    def _reason_to_drop(self, piece: Encoded) -> str | None:
-        """Why a record is not written, None if it is."""
-        limits = self._limits
-        if piece.problem is not None:
-            if not limits.skip_bad:
-                self._refuse(piece)
-            logger.warning("left out: %s", piece.problem)
-            return "unreadable"
-        if piece.n_bytes == 0:
-            return "empty"
-        if limits.min_bytes is not None and piece.n_bytes < limits.min_bytes:
-            return "shorter than --min-bytes"
-        if limits.max_bytes is not None and piece.n_bytes > limits.max_bytes:
-            return "longer than --max-bytes"
-        if limits.dedup and not self._hashes.add(piece.digest):
-            return "duplicate"
-        return None
+    def _origin(self, pieces: Encoded, start: int, index: int) -> str:
+        """The piece of the corpus that an id is of."""
+        after = pieces.after[int(np.searchsorted(pieces.stops, start + index, side="right"))]
+        return f"{self._parts[after.part].name}:{after.pieces - 1}"
 
-    def _refuse(self, piece: Encoded) -> None:
+    def _refuse(self, after: Position, problem: str) -> None:
         kept = "nothing was kept"
         if self._limits.shard_tokens is not None and self._n_documents():
             self._commit()
-            self._flusher.wait()
+            self._disk.wait()
             kept = f"{self._n_documents():,} documents before it are kept"
-        name = self._parts[piece.after.part].name
         raise InputError(
-            f"{name}, record {piece.after.pieces - 1}: {piece.problem}; {kept}. Give --skip-bad to "
-            "leave such records out and count them"
+            f"{self._parts[after.part].name}, record {after.pieces - 1}: {problem}; {kept}. Give "
+            "--skip-bad to leave such records out and count them"
         )
-
-    def _draw(self, piece: Encoded) -> str:
-        """The split of a record: a pure function of its text and of what came before it."""
-        val = self._writers["val"]
-        if not val.documents:
-            return "val"  # the first record: the split is never empty
-        if self._val_is_full():
-            return "train"
-        drawn = int.from_bytes(piece.digest[:8], "little") / 2**64
-        return "val" if drawn < self._val_fraction else "train"
-
-    def _val_is_full(self) -> bool:
-        limit = self._limits.val_tokens
-        return limit is not None and self._writers["val"].tokens >= limit
-
-    def _needs_digest(self) -> bool:
-        """Whether anything is decided by a record's text; once False, it stays so."""
-        return self._limits.dedup or not self._val_is_full()
-
-    def _is_complete(self) -> bool:
-        limit = self._limits.max_tokens
-        return limit is not None and self._n_tokens() >= limit
 
     def _check_splits(self, splits: dict[str, SplitInfo]) -> None:
         empty = [name for name, split in splits.items() if not split.documents]
@@ -335,7 +290,7 @@ class _Preparation:
             dict(self._dropped),
             self._hashes.commit(),
         )
-        self._flusher.submit(lambda: progress.write(self._directory))
+        self._disk.flush(lambda: progress.write(self._directory))
 
     def _n_full(self) -> int:
         return sum(writer.n_full for writer in self._writers.values())
@@ -376,6 +331,17 @@ class _Preparation:
             return None
         identity = {k: v for k, v in self._identity.items() if k not in ("source", "tokenizer")}
         return {**identity, "dropped": dict(self._dropped)}
+
+
+def _kept(directory: Path) -> str:
+    """What the same command goes on from, for a user whose disk is full or failing."""
+    if (directory / manifest.FILE_NAME).exists():
+        return "all is written, and the same command ends it"
+    try:
+        n = Progress.documents_in(directory)
+    except (OSError, ValueError, KeyError, TypeError):
+        return "what was recorded is kept"
+    return f"{n:,} documents are kept, and the same command goes on" if n else "nothing was kept"
 
 
 def _empty(directory: Path) -> None:

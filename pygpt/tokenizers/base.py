@@ -14,7 +14,7 @@ import codecs
 import functools
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,14 @@ if TYPE_CHECKING:
     from pygpt.tokenizers.chat import ChatTokenizer
 
 END_OF_TEXT = "<|endoftext|>"
+
+
+class Rows(NamedTuple):
+    """The ids of n texts."""
+
+    ids: npt.NDArray[np.uint32]
+    offsets: npt.NDArray[np.int64]
+    """(n + 1,) where the ids of each begin, and the end."""
 
 
 class Tokenizer(abc.ABC):
@@ -60,13 +68,16 @@ class Tokenizer(abc.ABC):
         ids: list[int] = self.encode_array(text).tolist()
         return ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.unsignedinteger]]:
-        """The ids of several texts, each as `encode_array` gives it. Called from many threads.
+    def encode_batch(self, texts: Sequence[bytes]) -> Rows:
+        """The ids of several texts in UTF-8, each as `encode_array` gives it.
 
-        Raises:
-            UnicodeEncodeError: see `encode_array`.
+        Called from many threads.
         """
-        return [self.encode_array(text) for text in texts]
+        rows = [self.encode_array(text.decode()) for text in texts]
+        return Rows(
+            np.concatenate([np.empty(0, np.uint32), *rows], dtype=np.uint32),
+            np.cumsum([0, *map(len, rows)], dtype=np.int64),
+        )
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes that ids stand for; end-of-text gives ``<|endoftext|>``.

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pygpt.tokenizers.base import END_OF_TEXT, Tokenizer, hash_vocabulary
+from pygpt.tokenizers.base import END_OF_TEXT, Rows, Tokenizer, hash_vocabulary
 from pygpt.tokenizers.info import TokenizerInfo
 from pygpt.utils.errors import InputError
 
@@ -104,7 +104,7 @@ class ChatTokenizer(Tokenizer):
         """See `Tokenizer.encode_array`. Special tokens in the text are text."""
         return self._base.encode_array(text)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.unsignedinteger]]:
+    def encode_batch(self, texts: Sequence[bytes]) -> Rows:
         """See `Tokenizer.encode_batch`."""
         return self._base.encode_batch(texts)
 

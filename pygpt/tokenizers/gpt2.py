@@ -6,11 +6,10 @@ import base64
 import functools
 import hashlib
 import importlib.util
-import itertools
 import json
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import tiktoken
 
-from pygpt.tokenizers.base import END_OF_TEXT, Tokenizer
+from pygpt.tokenizers.base import END_OF_TEXT, Rows, Tokenizer
 from pygpt.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -50,32 +49,32 @@ class GPT2Tokenizer(Tokenizer):
             mergeable_ranks={token: index for index, token in enumerate(tokens)},
             special_tokens={END_OF_TEXT: len(tokens)},
         )
+        self._idle: list[Any] = []  # encoders of gigatoken
 
     def encode_array(self, text: str) -> npt.NDArray[np.uint32]:
         """See `Tokenizer.encode_array`. Releases the GIL."""
         # tiktoken before 0.11 would encode special tokens here whatever it is told.
         return self._encoding.encode_to_numpy(text, disallowed_special=())
 
-    def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.unsignedinteger]]:
+    def encode_batch(self, texts: Sequence[bytes]) -> Rows:
         """See `Tokenizer.encode_batch`. By gigatoken, many times as fast, where it is installed."""
-        encoder = self._gigatoken
-        if encoder is None:
+        if self._gigatoken is None:
             return super().encode_batch(texts)
+        # An encoder works for one thread at a time (0.10): the others would wait for it.
         try:
-            # Unlike its `encode`, this releases the GIL.
-            rows = encoder.encode_batch([*texts], parallel=False).layout
-        except TypeError:
-            for text in texts:
-                text.encode()  # half a surrogate pair: raise what Python raises
-            raise
-        ids, offsets = rows.content.data, rows.offsets.data
-        return [ids[start:stop] for start, stop in itertools.pairwise(offsets.tolist())]
+            encoder = self._idle.pop()
+        except IndexError:
+            encoder = self._gigatoken()
+        # Unlike its `encode`, this releases the GIL.
+        rows = encoder.encode_batch([*texts], parallel=False).layout
+        self._idle.append(encoder)
+        return Rows(rows.content.data, rows.offsets.data)
 
     @functools.cached_property
-    def _gigatoken(self) -> Any:
-        """The encoder of the package gigatoken, or None without the package.
+    def _gigatoken(self) -> Callable[[], Any] | None:
+        """Makes encoders of the package gigatoken; None without the package.
 
-        It gets no special tokens, so that ``<|endoftext|>`` in a text is text.
+        They get no special tokens, so that ``<|endoftext|>`` in a text is text.
         """
         try:
             from gigatoken import Tokenizer as Gigatoken
@@ -86,14 +85,18 @@ class GPT2Tokenizer(Tokenizer):
                 error,
             )
             return None
-        lines = [
-            b"%s %d\n" % (base64.b64encode(token), index)
-            for index, token in enumerate(self._tokens[:-1])
-        ]
-        with tempfile.NamedTemporaryFile(suffix=".tiktoken") as file:
-            file.write(b"".join(lines))
-            file.flush()
-            return Gigatoken.from_tiktoken(file.name, pretokenizer="gpt2", special_tokens={})
+
+        def make() -> Any:
+            lines = [
+                b"%s %d\n" % (base64.b64encode(token), index)
+                for index, token in enumerate(self._tokens[:-1])
+            ]
+            with tempfile.NamedTemporaryFile(suffix=".tiktoken") as file:
+                file.write(b"".join(lines))
+                file.flush()
+                return Gigatoken.from_tiktoken(file.name, pretokenizer="gpt2", special_tokens={})
+
+        return make
 
 
 def _read_gpt2_vocabulary() -> list[bytes]:

@@ -125,6 +125,12 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def partial_of(path: Path) -> Path:
+    """What `directory_beside` fills."""
+    path = path.resolve()
+    return path.with_name(f"{path.name}.partial")
+
+
 @contextlib.contextmanager
 def directory_beside(path: Path, *, keep: bool) -> Iterator[Path]:
     """Give ``PATH.partial``, locked, which becomes `path` when the block ends without an error.
@@ -139,7 +145,7 @@ def directory_beside(path: Path, *, keep: bool) -> Iterator[Path]:
         OSError: the disk refuses it.
     """
     path = path.resolve()
-    partial = path.with_name(f"{path.name}.partial")
+    partial = partial_of(path)
     partial.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(partial, os.O_RDONLY)
     try:

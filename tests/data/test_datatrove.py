@@ -10,7 +10,7 @@ import pytest
 
 from pygpt.data import TokenDataset
 from pygpt.data.ready import Merge
-from pygpt.data.writer import Limits
+from pygpt.data.selection import Limits
 from pygpt.tokenizers.base import get_tokenizer
 from tests.helpers.corpus import random_text
 

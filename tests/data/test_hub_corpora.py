@@ -18,7 +18,8 @@ from pygpt.data.corpora.select import select
 from pygpt.data.manifest import DatasetInfo
 from pygpt.data.options import Options
 from pygpt.data.ready import Merge, Shards
-from pygpt.data.writer import Limits, prepare
+from pygpt.data.selection import Limits
+from pygpt.data.writer import prepare
 from pygpt.utils.errors import InputError
 
 pa = pytest.importorskip("pyarrow", reason="waits for pyarrow: pip install pyarrow")

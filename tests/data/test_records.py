@@ -18,7 +18,8 @@ from pygpt.data.corpora.parquet import Parquet
 from pygpt.data.corpora.parts import Records
 from pygpt.data.inspection import Show, Verify
 from pygpt.data.manifest import DatasetInfo
-from pygpt.data.writer import Limits, prepare
+from pygpt.data.selection import Limits
+from pygpt.data.writer import prepare
 from pygpt.tokenizers.base import get_tokenizer
 from pygpt.utils.errors import InputError
 from tests.helpers.corpus import random_text

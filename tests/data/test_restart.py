@@ -15,7 +15,8 @@ import pytest
 from pygpt.data import shards, writer
 from pygpt.data.corpora.jsonl import JsonLines
 from pygpt.data.corpora.text import TextFiles
-from pygpt.data.writer import Limits, prepare
+from pygpt.data.selection import Limits
+from pygpt.data.writer import prepare
 from pygpt.utils.errors import InputError
 from tests.helpers.corpus import random_text
 
@@ -138,9 +139,18 @@ def test_a_signal_loses_nothing(
     rng: random.Random,
     number: signal.Signals,
 ) -> None:
-    run(files, tmp_path / "whole")
+    write_piece, n_writes = shards.ShardWriter.write, 0
+
+    def counted(self: shards.ShardWriter, *piece: object) -> None:
+        nonlocal n_writes
+        n_writes += 1
+        write_piece(self, *piece)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shards.ShardWriter, "write", counted)
+        run(files, tmp_path / "whole")
+    left = rng.randrange(1, n_writes // 2)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    write_piece, left = shards.ShardWriter.write, rng.randrange(1, 100)
 
     def interrupted(self: shards.ShardWriter, *piece: object) -> None:
         nonlocal left
@@ -179,10 +189,26 @@ def test_a_full_disk_keeps_what_was_flushed(
 
     with monkeypatch.context() as patched:
         patched.setattr(shards.ShardWriter, "_append", full)
-        with pytest.raises(InputError, match=r"No space left .*the same command goes on"):
+        with pytest.raises(InputError, match=r"No space left .*the same command goes on") as caught:
             run(files, tmp_path / "out")
+    progress = json.loads((tmp_path / "out.partial" / "progress.json").read_text())
+    n = sum(split["documents"] for split in progress["splits"].values())
+    assert f"; {n} documents are kept" in str(caught.value)
     run(files, tmp_path / "out")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_disk_full_before_the_first_record_keeps_nothing(
+    tmp_path: Path, files: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: shards.ShardWriter, *piece: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shards.ShardWriter, "_append", full)
+        with pytest.raises(InputError, match=r"No space left .*; nothing was kept"):
+            run(files, tmp_path / "out")
+    run(files, tmp_path / "out")
 
 
 def stopped(files: tuple[Path, ...], out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import logging
 import random
 import sys
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -21,8 +22,11 @@ at_leisure = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow
 
 
 def check(texts: list[str]) -> None:
-    for text, ids in zip(texts, TOKENIZER.encode_batch(texts), strict=True):
-        np.testing.assert_array_equal(ids, TOKENIZER.encode_array(text), err_msg=repr(text)[:300])
+    rows = TOKENIZER.encode_batch([text.encode() for text in texts])
+    assert len(rows.offsets) == len(texts) + 1
+    for text, start, stop in zip(texts, rows.offsets, rows.offsets[1:], strict=False):
+        expected = TOKENIZER.encode_array(text)
+        np.testing.assert_array_equal(rows.ids[start:stop], expected, err_msg=repr(text)[:300])
 
 
 def test_gigatoken_is_the_encoder() -> None:
@@ -80,12 +84,17 @@ def test_end_of_text_in_the_text_is_text(seed: int) -> None:
     parts = ["<|endoftext|>", "<|", "endoftext", "|>", " ", "a", "\n", "<|endoftext|> "]
     texts = ["".join(rng.choices(parts, k=rng.randrange(1, 9))) for _ in range(500)]
     check(texts)
-    assert all(50256 not in ids for ids in TOKENIZER.encode_batch(texts))
+    assert 50256 not in TOKENIZER.encode_batch([text.encode() for text in texts]).ids
 
 
-def test_half_a_surrogate_pair_is_refused() -> None:
-    with pytest.raises(UnicodeEncodeError):
-        TOKENIZER.encode_batch(["a\ud800"])
+def test_threads_get_the_ids_of_their_own_texts(seed: int) -> None:
+    rng = random.Random(seed)
+    batches = [[str(rng.getrandbits(64)).encode() for _ in range(300)] for _ in range(40)]
+    expected = [TOKENIZER.encode_batch(batch) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for rows, wanted in zip(pool.map(TOKENIZER.encode_batch, batches), expected, strict=True):
+            np.testing.assert_array_equal(rows.ids, wanted.ids)
+            np.testing.assert_array_equal(rows.offsets, wanted.offsets)
 
 
 def test_without_gigatoken_tiktoken_encodes_and_that_is_said(
@@ -93,7 +102,8 @@ def test_without_gigatoken_tiktoken_encodes_and_that_is_said(
 ) -> None:
     monkeypatch.setitem(sys.modules, "gigatoken", None)
     with caplog.at_level(logging.WARNING):
-        (ids,) = GPT2Tokenizer().encode_batch(["hello world"])
-    assert ids.tolist() == [31373, 995]
+        ids, offsets = GPT2Tokenizer().encode_batch([b"hello world", b"", b"hello"])
+    assert ids.tolist() == [31373, 995, 31373]
+    assert offsets.tolist() == [0, 2, 2, 3]
     assert "encoding with tiktoken, which is slower" in caplog.text
     assert "pip install gigatoken" in caplog.text

@@ -11,6 +11,7 @@ int main() {
 
     test_token_file();
     test_batch_sampler();
+    test_documents();
 
     std::cout << (failures ? "FAILED: " + std::to_string(failures) : "passed") << std::endl;
     return failures ? EXIT_FAILURE : EXIT_SUCCESS;

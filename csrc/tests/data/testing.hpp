@@ -21,6 +21,7 @@ using namespace pygpt;
 // Each file of tests has one of these; main.cpp calls them.
 void test_token_file();
 void test_batch_sampler();
+void test_documents();
 
 // --- a tiny reporter -----------------------------------------------------------------------------
 

@@ -78,7 +78,7 @@ class HubDataset(Records):
     def _part(self, name: str, n_bytes: int) -> Part:
         return Part(name, n_bytes, lambda: self._read(name))
 
-    def _read(self, name: str) -> Iterator[str | Unreadable]:
+    def _read(self, name: str) -> Iterator[str | bytes | Unreadable]:
         path = download(self.repo, self.commit, name)
         if name.endswith(".parquet"):
             for part in row_groups(path, self.text_column):

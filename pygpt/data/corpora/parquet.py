@@ -73,7 +73,7 @@ def _check_column(path: Path, schema: Any, column: str) -> None:
         )
 
 
-def _read(path: Path, index: int, column: str) -> Iterator[str | Unreadable]:
+def _read(path: Path, index: int, column: str) -> Iterator[bytes | Unreadable]:
     parquet = needed("pyarrow.parquet")
     try:
         with parquet.ParquetFile(path) as file:
@@ -83,27 +83,24 @@ def _read(path: Path, index: int, column: str) -> Iterator[str | Unreadable]:
         yield Unreadable(f"the row group is damaged here ({error!r})")
 
 
-def _texts(array: Any) -> Iterator[str | Unreadable]:
+def _texts(array: Any) -> list[bytes | Unreadable]:
+    """UTF-8 as it lies in an array: to make a str of each costs more than reading it."""
+    arrow = needed("pyarrow")
+    array = array.cast(arrow.large_binary())
+    values: list[Any] = array.to_pylist()
     try:
-        values = array.to_pylist()
-    except UnicodeDecodeError:
-        # One by one, to find which; nothing was yielded yet.
-        values = [_value(scalar) for scalar in array]
-    for value in values:
-        yield _text(value)
+        array.cast(arrow.large_string())  # checks the UTF-8 of all
+        checked = not array.null_count
+    except arrow.ArrowInvalid:
+        checked = False
+    return values if checked else [_text(value) for value in values]
 
 
-def _value(scalar: Any) -> Any:
+def _text(value: bytes | None) -> bytes | Unreadable:
+    if value is None:
+        return Unreadable("null, not a string")
     try:
-        return scalar.as_py()
+        value.decode()
     except UnicodeDecodeError as error:
         return Unreadable(f"not UTF-8 ({error})")
-
-
-def _text(value: Any) -> str | Unreadable:
-    if isinstance(value, bytes):
-        try:
-            return value.decode("utf-8")
-        except UnicodeDecodeError as error:
-            return Unreadable(f"not UTF-8 ({error})")
-    return Unreadable("null, not a string") if value is None else value
+    return value

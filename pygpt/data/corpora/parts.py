@@ -31,8 +31,9 @@ class Part:
     name: str
     n_bytes: int
     """Size, for the progress bar."""
-    read: Callable[[], Iterator[str | Unreadable]]
-    """Texts, one document each; for a part with a `split`, the pieces of one document."""
+    read: Callable[[], Iterator[str | bytes | Unreadable]]
+    """Texts, one document each; for a part with a `split`, the pieces of one document. Bytes are
+    valid UTF-8."""
     split: str | None = None
     """"train" or "val" for a part that is one document; None: drawn for each document."""
 
@@ -65,7 +66,7 @@ def characters_of(corpus: Corpus | Records) -> CharTokenizer:
     for part in parts_of(corpus, 0.5, 0):
         for piece in part.read():
             if not isinstance(piece, Unreadable):
-                characters.update(piece)
+                characters.update(piece.decode() if isinstance(piece, bytes) else piece)
     characters -= {chr(code) for code in range(0xD800, 0xE000)}  # halves of pairs are refused later
     return CharTokenizer("".join(characters))
 
