@@ -140,9 +140,14 @@ Sampling parse_sampling(const std::string& name) {
     throw InputError("sampling '" + name + "' is none of 'permutation', 'random'");
 }
 
-// A thread that brings the pages of one batch after another into memory.
+// A thread that brings the pages of some batches after others into memory.
 class ReadAhead {
 public:
+    struct Steps {  // begin <= step < end
+        std::int64_t begin = 0;
+        std::int64_t end = 0;
+    };
+
     ReadAhead(const BatchSampler& sampler, const TokenShards& shards)
         : sampler_(sampler), shards_(shards) {
         // Signals are the main thread's: a Ctrl-C taken here would not wake it from a wait.
@@ -162,11 +167,11 @@ public:
         thread_.join();
     }
 
-    // A request that was not begun is replaced: its batch is being filled by now.
-    void request(std::int64_t step) {
+    // A request that was not begun is replaced: its batches are being filled by now.
+    void request(Steps steps) {
         {
             const std::lock_guard lock(mutex_);
-            requested_ = step;
+            requested_ = steps;
         }
         wake_.notify_one();
     }
@@ -174,17 +179,15 @@ public:
     bool belongs_to_this_process() const { return process_ == ::getpid(); }
 
 private:
-    static constexpr std::int64_t nothing = -1;
-
     void run() {
         give_way();
         std::unique_lock lock(mutex_);
         while (true) {
-            wake_.wait(lock, [this] { return stop_ || requested_ != nothing; });
+            wake_.wait(lock, [this] { return stop_ || requested_.begin < requested_.end; });
             if (stop_) return;
-            const std::int64_t step = std::exchange(requested_, nothing);
+            const Steps steps = std::exchange(requested_, Steps{});
             lock.unlock();
-            bring(step);
+            bring(steps);
             lock.lock();
         }
     }
@@ -198,9 +201,13 @@ private:
 #endif
     }
 
-    // First all the advice, so that the disk has the whole batch in its queue, then the waiting.
-    void bring(std::int64_t step) const {
-        const auto starts = sampler_.window_starts(step);
+    // First all the advice, so that the disk has all windows in its queue, then the waiting.
+    void bring(Steps steps) const {
+        std::vector<std::int64_t> starts;
+        for (std::int64_t step = steps.begin; step < steps.end; ++step) {
+            const auto of_step = sampler_.window_starts(step);
+            starts.insert(starts.end(), of_step.begin(), of_step.end());
+        }
         const std::int64_t length = sampler_.block_size() + 1;
         for (const std::int64_t start : starts) shards_.advise(start, length);
         for (const std::int64_t start : starts) {
@@ -215,7 +222,7 @@ private:
     std::mutex mutex_;
     std::condition_variable wake_;
     std::atomic<bool> stop_ = false;
-    std::int64_t requested_ = nothing;
+    Steps requested_;
     std::thread thread_;
 };
 
@@ -278,11 +285,11 @@ void BatchSampler::fill(std::int64_t step, std::int64_t* inputs, std::int64_t* t
     }
 }
 
-void BatchSampler::read_ahead(std::int64_t step) {
-    if (step < 0 || step > last_step()) return;
+void BatchSampler::read_ahead(std::int64_t step, std::int64_t n_steps) {
+    if (step < 0 || n_steps < 1 || step > last_step() - n_steps + 1) return;
     if (read_ahead_ && !read_ahead_->belongs_to_this_process()) read_ahead_.reset();
     if (!read_ahead_) read_ahead_.reset(new ReadAhead(*this, *shards_));
-    read_ahead_->request(step);
+    read_ahead_->request({step, step + n_steps});
 }
 
 }  // namespace pygpt

@@ -57,11 +57,11 @@ public:
     // Fills n_rows() × block_size() inputs and as many targets, row after row.
     void fill(std::int64_t step, std::int64_t* inputs, std::int64_t* targets) const;
 
-    // Has a thread bring the pages of `step` into memory and returns at once; what fill() gives
-    // can't depend on it. The thread starts with the first call, and once more in a process forked
-    // from this one. A step out of range has no pages. Unlike the rest, not to be called by two
-    // threads at a time.
-    void read_ahead(std::int64_t step);
+    // Has a thread bring the pages of `n_steps` steps from `step` on into memory and returns at
+    // once; what fill() gives can't depend on it. The thread starts with the first call, and once
+    // more in a process forked from this one. Steps out of range have no pages. Unlike the rest, not
+    // to be called by two threads at a time.
+    void read_ahead(std::int64_t step, std::int64_t n_steps = 1);
 
 private:
     struct StopReadAhead {

@@ -140,10 +140,11 @@ class MixtureSampler:
                 block_size,
                 seed=(seed + at) % 2**64,
                 sampling=sampling,
-                read_ahead=read_ahead,
+                read_ahead=False,  # of one row; `batch` asks for those of a batch
             )
             for at, dataset in enumerate(mixture.datasets)
         ]
+        self._read_ahead = read_ahead
         self._pattern, self._before = _deal(mixture.shares)
         self._batch_size = batch_size
         self._rows = batch_size // world_size
@@ -171,6 +172,13 @@ class MixtureSampler:
         if len(x) != self._rows or len(y) != self._rows:
             raise ValueError(f"out: x and y must have {self._rows} rows, got {len(x)} and {len(y)}")
         start = step * self._batch_size + self._first
+        if self._read_ahead:
+            first = start + self._batch_size
+            counts = zip(
+                self._rows_before(first), self._rows_before(first + self._rows), strict=True
+            )
+            for sampler, (begin, end) in zip(self._samplers, counts, strict=True):
+                sampler.read_ahead(begin, end - begin)
         for row in range(self._rows):
             dataset, number = self._locate(start + row)
             self._samplers[dataset].batch(number, (x[row : row + 1], y[row : row + 1]))
@@ -190,9 +198,14 @@ class MixtureSampler:
 
     def _locate(self, row: int) -> tuple[int, int]:
         """The dataset of a row, and how many rows that dataset had before it."""
+        dataset = int(self._pattern[row % len(self._pattern)])
+        return dataset, self._rows_before(row)[dataset]
+
+    def _rows_before(self, row: int) -> list[int]:
+        """How many rows each dataset has before one."""
         period, at = divmod(row, len(self._pattern))
-        dataset = int(self._pattern[at])
-        return dataset, period * int(self._before[-1, dataset]) + int(self._before[at, dataset])
+        counts: list[int] = (period * self._before[-1] + self._before[at]).tolist()
+        return counts
 
 
 def _common_tokenizer(datasets: Sequence[TokenDataset]) -> TokenizerInfo:

@@ -113,6 +113,11 @@ class BatchSampler:
         self._dataset.check_ids(targets)
         return x, y
 
+    def read_ahead(self, step: int, n_steps: int) -> None:
+        """Have a thread bring the pages of some steps into memory; dialogues have none."""
+        if isinstance(self._core, _C.BatchSampler):
+            self._core.read_ahead(step, n_steps)
+
     def targets_per_row(self, step: int) -> NDArray[np.int64]:
         """(batch_size,) targets in each row of the global batch of one step.
 

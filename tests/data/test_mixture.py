@@ -63,6 +63,35 @@ def test_rows_come_from_their_dataset_in_its_own_order(
             had[source] += 1
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_rows_of_the_next_batch_are_read_ahead(
+    datasets: list[TokenDataset], monkeypatch: pytest.MonkeyPatch, seed: int, rank: int
+) -> None:
+    asked: list[tuple[BatchSampler, int]] = []
+    monkeypatch.setattr(
+        BatchSampler,
+        "read_ahead",
+        lambda self, step, n: asked.extend((self, step + i) for i in range(n)),
+    )
+    given: list[tuple[BatchSampler, int]] = []
+    batch = BatchSampler.batch
+    monkeypatch.setattr(
+        BatchSampler,
+        "batch",
+        lambda self, step, out: given.append((self, step)) or batch(self, step, out),
+    )
+    mixture = Mixture(datasets, (3, 2, 1))
+    sampler = MixtureSampler(mixture, 6, 8, seed=seed, rank=rank, world_size=2)
+    for step in range(10):
+        sampler.batch(step)
+        expected = asked.copy()
+        asked.clear()
+        given.clear()
+        sampler.batch(step + 1)
+        assert sorted(expected, key=str) == sorted(given, key=str)
+        asked.clear()
+
+
 def test_a_batch_depends_on_the_step_alone(datasets: list[TokenDataset], seed: int) -> None:
     one = MixtureSampler(Mixture(datasets, (0.5, 0.3, 0.2)), 6, 8, seed=seed)
     in_order = [one.batch(step)[0] for step in range(10)]
