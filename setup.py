@@ -9,6 +9,9 @@ import pybind11
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
+if sys.platform == "win32":
+    sys.exit("pygpt needs Linux or macOS; on Windows install it inside WSL 2")
+
 ROOT = Path(__file__).parent.resolve()
 
 

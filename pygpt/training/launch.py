@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping
 
@@ -99,7 +100,7 @@ class Launch:
 
         So a rank saves and stops, instead of training on where nobody waits for it.
         """
-        if self.id is not None:
+        if self.id is not None and sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
     @contextlib.contextmanager

@@ -50,8 +50,10 @@ def available_memory(root: Path = ROOT) -> Memory:
 def _free_of_machine(root: Path) -> int:
     try:
         text = (root / "proc/meminfo").read_text(encoding="ascii")
-    except FileNotFoundError:  # not Linux: all there is
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except FileNotFoundError:  # not Linux, where psutil is installed
+        import psutil
+
+        return int(psutil.virtual_memory().available)
     kib = next(line.split()[1] for line in text.splitlines() if line.startswith("MemAvailable:"))
     return int(kib) * 1024
 
@@ -104,19 +106,20 @@ def n_cpus(root: Path = ROOT) -> int:
 
     Hyper-threads count: this is for threads that wait for memory and files.
     """
-    return min(len(_affinity()), _cpu_quota(root))
+    return min(len(cpus_of_this_process()), _cpu_quota(root))
 
 
 def n_cores(root: Path = ROOT) -> int:
     """Physical cores for this process: threads that compute gain nothing from hyper-threads."""
-    cpus = _affinity()
+    cpus = cpus_of_this_process()
     topology = root / "sys/devices/system/cpu"
     siblings = [_read(topology / f"cpu{cpu}/topology/thread_siblings_list") for cpu in cpus]
     cores = {text or str(cpu) for cpu, text in zip(cpus, siblings, strict=True)}
     return min(len(cores), _cpu_quota(root))
 
 
-def _affinity() -> list[int]:
+def cpus_of_this_process() -> list[int]:
+    """Numbers of the CPUs that the process may run on."""
     if hasattr(os, "sched_getaffinity"):  # Linux
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
@@ -134,7 +137,7 @@ def _cpu_quota(root: Path) -> int:
         if len(words) == 2 and all(word.isdecimal() for word in words):  # not "max", not -1
             quotas.append(int(words[0]) / int(words[1]))
     smallest = min(quotas)
-    return max(1, math.ceil(smallest)) if smallest < math.inf else len(_affinity())
+    return max(1, math.ceil(smallest)) if smallest < math.inf else len(cpus_of_this_process())
 
 
 # --- cgroups --------------------------------------------------------------------------------------

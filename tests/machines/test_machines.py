@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pygpt.runs.run import runs_below
-from pygpt.utils.machine import n_cpus
+from pygpt.utils.machine import cpus_of_this_process, n_cpus
 
 SHORT = """
     --n-layer 1 --n-head 2 --n-embd 64 --batch-tokens 512 --max-steps 3 --warmup-steps 1
@@ -48,7 +48,7 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIO
 UNICODE = "Übung mit Leerzeichen, 模型"
 MACHINES = {
     "AVX2 without bf16": Machine(variables=AVX2, says="float32"),
-    "one core": Machine(("taskset", "-c", str(min(os.sched_getaffinity(0))))),
+    "one core": Machine(("taskset", "-c", str(cpus_of_this_process()[0]))),
     "2 GiB by ulimit -v": Machine(("sh", "-c", f'ulimit -v {2 * GIB}; exec "$@"', "sh")),
     "2 GiB by a cgroup": Machine(
         ("systemd-run", "--quiet", "--scope", "-p", "MemoryMax=2G", "-p", "MemorySwapMax=0")
@@ -62,6 +62,9 @@ MACHINES = {
     ),
     "no home, no terminal": Machine(
         ("setsid", "--wait"), {"HOME": None, "TERM": None, **NO_CACHES}
+    ),
+    "without what only Linux has": Machine(
+        variables={"PYTHONPATH": str(Path(__file__).parent / "without_linux")}
     ),
     "a dumb terminal": Machine(("script", "-qefc"), {"TERM": "dumb"}),
 }

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
             path.write_text(text, encoding="ascii")
         return tmp_path
 
-    monkeypatch.setattr(machine, "_affinity", lambda: list(range(8)))
+    monkeypatch.setattr(machine, "cpus_of_this_process", lambda: list(range(8)))
     return make
 
 
@@ -125,7 +126,7 @@ def test_affinity_counts_cores_not_hyper_threads(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = build("0::/\n", V2, {})
-    monkeypatch.setattr(machine, "_affinity", lambda: [1, 5, 6])
+    monkeypatch.setattr(machine, "cpus_of_this_process", lambda: [1, 5, 6])
     assert (n_cpus(root), n_cores(root)) == (3, 2)
 
 
@@ -133,7 +134,13 @@ def test_what_this_kernel_does_not_have_limits_nothing(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text("MemAvailable: 1024 kB\n", encoding="ascii")
     assert available_memory(tmp_path) == machine.Memory(2**20)
-    assert n_cpus(tmp_path) == n_cores(tmp_path) == len(machine._affinity())
+    assert n_cpus(tmp_path) == n_cores(tmp_path) == len(machine.cpus_of_this_process())
+
+
+def test_other_systems_ask_psutil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    psutil = types.SimpleNamespace(virtual_memory=lambda: types.SimpleNamespace(available=GIB))
+    monkeypatch.setitem(sys.modules, "psutil", psutil)
+    assert available_memory(tmp_path) == machine.Memory(GIB)
 
 
 @pytest.mark.parametrize(("limit", "name"), [("v", "RLIMIT_AS"), ("d", "RLIMIT_DATA")])
