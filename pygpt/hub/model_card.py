@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import html
+import json
+import re
+import shlex
 from collections.abc import Mapping
 
 from pygpt.config import GPTConfig
@@ -30,11 +33,11 @@ _USE = {
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("{place}")
-tokenizer = AutoTokenizer.from_pretrained("{place}")
+model = AutoModelForCausalLM.from_pretrained({python})
+tokenizer = AutoTokenizer.from_pretrained({python})
 ```
 """,
-    "gguf": '```sh\nllama-cli -m {place}/model-*.gguf -p "The future of AI is"\n```\n',
+    "gguf": '```sh\nllama-cli -m {quoted}/model-*.gguf -p "The future of AI is"\n```\n',
     "onnx": """\
 ```python
 import onnxruntime
@@ -74,10 +77,13 @@ def model_card(
     }
     library = {"hf": "transformers", "onnx": "onnx", "gguf": "gguf"}[format]
     table = "".join(f"| {_plain(name)} | {_plain(value)} |\n" for name, value in rows.items())
-    use = _USE[format].format(place=_plain(place))
+    # neither leaves its line nor its block of code
+    place = re.sub(r"[<>`]", "'", " ".join(place.split()))
+    use = _USE[format].format(python=json.dumps(place), quoted=shlex.quote(place))
     return f"{_HEADER.format(library=library, title=_plain(title))}{table}\n## Use\n\n{use}"
 
 
 def _plain(text: str) -> str:
-    """A text from a run as one line of Markdown that is neither HTML nor the end of a cell."""
-    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|").replace("`", "'")
+    """A text from a run as one line of Markdown that is no markup, no link and ends no cell."""
+    line = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\`*|!\[\]])", r"\\\1", line)

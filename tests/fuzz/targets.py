@@ -171,7 +171,7 @@ def _records(corpus: Callable[[tuple[Path, ...]], Records]) -> Callable[[Path], 
     def read(folder: Path) -> None:
         for part in corpus(tuple(sorted(folder.iterdir()))).parts():
             for record in part.read():
-                if isinstance(record, str):
+                if isinstance(record, str) and record.isprintable():
                     BYTES.encode_array(record)
 
     return read

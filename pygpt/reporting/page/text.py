@@ -23,10 +23,10 @@ def markdown(reports: list[RunReport], language: Language) -> str:
     """``report.md``."""
     lines = []
     for report in reports:
-        lines += [f"# {report.log.name}", ""]
+        lines += [f"# {_as_written(report.log.name)}", ""]
         for answer in answers(report):
             question, short = language(answer.question), language(answer.short)
-            lines.append(f"- **{question}** {short}. {language(answer.text)}")
+            lines.append(f"- **{question}** {short}. {_as_written(language(answer.text))}")
         for title, findings in report.sections:
             lines += ["", f"## {language(title)}", ""]
             for finding in findings:
@@ -53,7 +53,7 @@ def markdown(reports: list[RunReport], language: Language) -> str:
 
 def _as_written(text: str) -> str:
     """Escape what Markdown would read as markup: a model may write anything."""
-    return re.sub(r"([\\`*<\[])", r"\\\1", text)
+    return re.sub(r"([\\`*<!|\[\]])", r"\\\1", " ".join(text.split()))
 
 
 def _outlook(report: RunReport, language: Language) -> list[str]:
@@ -95,7 +95,7 @@ def backtest_message(test: Backtest) -> Message:
 
 def _table(names: list[str], rows: list[list[object]]) -> list[str]:
     def cells(row: list[object]) -> str:
-        texts = ("–" if cell is None else str(cell).replace("|", "\\|") for cell in row)
+        texts = ("–" if cell is None else _as_written(str(cell)) for cell in row)
         return "| " + " | ".join(texts) + " |"
 
     return [cells([*names]), cells(["---"] * len(names)), *(cells(row) for row in rows)]
