@@ -188,6 +188,7 @@ def test_a_report_holds_no_markup_of_a_runs_texts(tmp_path: Path) -> None:
     assert not found.events
     assert "alert(1)" in hostile  # the texts are shown
     assert "49" not in text or "{{ 7 * 7 }}" in text
+    text = re.sub(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)", "", text.replace("\\`", ""))  # code
     assert not {"script", "img"} & {*tags_of(text.replace("\\<", "&lt;")).tags}
 
 

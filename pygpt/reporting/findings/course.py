@@ -10,6 +10,7 @@ from pygpt.reporting.findings.finding import Finding, Subject, Verdict
 from pygpt.reporting.language import msg
 from pygpt.reporting.runlog import Floats, RunLog
 from pygpt.reporting.schedule import configured
+from pygpt.utils import cli
 
 EPOCHS = 4
 CHINCHILLA = 20
@@ -102,7 +103,7 @@ def _tokens_per_parameter(subject: Subject) -> Finding | None:
             "tokens",
             "unknown",
             msg("The log does not say how many tokens a step has."),
-            command=f"python -m pygpt.report {subject.log.path} --batch-tokens N",
+            command=cli.command("report", subject.log.path, "--batch-tokens", "N"),
         )
     if not parameters:
         return None

@@ -41,7 +41,7 @@ def markdown(reports: list[RunReport], language: Language) -> str:
                     )
                     if message
                 ]
-                lines += [f"  - `{finding.command}`"] if finding.command else []
+                lines += [f"  - {_code(finding.command)}"] if finding.command else []
         lines += ["", *_outlook(report, language), ""]
     rows = differences(reports)
     if rows:
@@ -54,6 +54,12 @@ def markdown(reports: list[RunReport], language: Language) -> str:
 def _as_written(text: str) -> str:
     """Escape what Markdown would read as markup: a model may write anything."""
     return re.sub(r"([\\`*<!|\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def _code(text: str) -> str:
+    """A text as code, in more backticks than it has in a row."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
 
 
 def _outlook(report: RunReport, language: Language) -> list[str]:
