@@ -87,3 +87,17 @@ def test_import_pygpt_is_lazy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+def test_a_model_imports_little_beside_torch() -> None:
+    """Modules are counted, not seconds: compilers and the reading of flags are not needed."""
+    code = (
+        "import sys, torch; before = {*sys.modules}; import pygpt; pygpt.GPT, pygpt.GPTConfig;"
+        "print(*({*sys.modules} - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    new = done.stdout.split()
+    others = {name.split(".")[0] for name in new} - {*sys.stdlib_module_names, "pygpt"}
+    assert not others
+    assert not [name for name in new if name.startswith(("torch._dynamo", "torch._inductor"))]
+    assert len(new) < 40
