@@ -113,7 +113,10 @@ def _dialogues(info: DatasetInfo, details: dict[str, Any]) -> list[str]:
         return []
     share = sum(targets.values()) / sum(split.tokens for split in info.splits.values())
     counts = ", ".join(f"{int(length):,} tokens: {n:,}" for length, n in longer.items())
-    return [f"targets, written by the assistant: {share:.1%}", f"dialogues longer than {counts}"]
+    return [
+        f"targets, written by the assistant: {share:.1%}",
+        f"dialogues longer than {counts}; a row of that length keeps their beginning",
+    ]
 
 
 def read_ids(path: Path, dtype: str) -> Iterator[Ids]:

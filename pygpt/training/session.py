@@ -70,6 +70,9 @@ def start(
         if launch.is_main:
             output = Output("the rest of the estimate is not printed")
             console = Console(file=cast(TextIO, output), highlight=False)
+            if config.data and config.epochs is not None:
+                split = open_split(config.data_parts, "train", config.tokenizer)
+                config = _limit_epochs(config, split)
             dry_run.report(
                 console,
                 config,
