@@ -11,7 +11,8 @@ result equals, to the last bit, the one of a run that was never killed: the figu
 metrics.jsonl and every file of the last checkpoint, the files of a dataset or of an export.
 
 Processes are forked from this one, which has imported torch: a kill costs about a second. Kills in
-"import", and those of torchrun, are of new processes. Ctrl-C ends the campaign with its table.
+"import", and those of torchrun, are of new processes. Ctrl-C or SIGTERM ends the campaign with its
+table.
 Exits with 1 where a kill was not survived; --keep has what is left of it.
 """
 
@@ -384,6 +385,8 @@ def main() -> None:
     """Run the campaign and print its table."""
     options = cli.parse(Options, prog="python -m tests.campaigns.kill")
     processes.import_all()
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell has a background job ignore Ctrl-C
+        signal.signal(number, signal.default_int_handler)
     encoding.BATCH_BYTES = 2000  # as of a corpus that takes hours
     began = time.monotonic()
     with folder_for_campaign() as folder:

@@ -20,6 +20,9 @@ from pathlib import Path
 from tests.helpers import phases
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 @dataclasses.dataclass
 class Started:
     """Processes of one command: one, or a rank each."""
@@ -154,7 +157,7 @@ def start(
     reading, writing = os.pipe()
     pids = []
     for each in environment:
-        pid = os.fork()
+        pid = _fork()
         if not pid:
             os.close(reading)
             _be_command(command, words, log, each, writing, before)
@@ -167,14 +170,27 @@ def execute(words: Sequence[str], log: Path) -> Started:
     """Start a program of its own: nothing is imported yet, and no phase is recorded."""
     log.unlink(missing_ok=True)
     reading, writing = os.pipe()
-    pid = os.fork()
+    pid = _fork()
     if not pid:
-        os.setsid()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         _redirect(log)
         os.set_inheritable(writing, True)  # its end says that the process has ended
         os.execv(words[0], list(words))
     os.close(writing)
     return Started([pid], reading, log)
+
+
+def _fork() -> int:
+    """Fork; in the new process signals do what they do where Python starts, and not before that."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    pid = os.fork()
+    if not pid:
+        os.setsid()
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    return pid
 
 
 def _redirect(log: Path) -> None:
@@ -195,8 +211,6 @@ def _be_command(
     """What ``python -m pygpt.COMMAND`` does, in a forked process; does not return."""
     status = 1
     try:
-        os.setsid()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         _redirect(log)
         os.environ.update(variables)
         sys.argv = [command, *words]
