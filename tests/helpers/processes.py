@@ -19,7 +19,6 @@ from pathlib import Path
 
 from tests.helpers import phases
 
-
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
