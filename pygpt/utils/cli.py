@@ -9,6 +9,7 @@ import logging
 import os
 import shlex
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Any, TextIO, TypeVar, cast, get_type_hints
@@ -19,6 +20,8 @@ from rich.console import Console
 
 from pygpt.utils.errors import InputError
 from pygpt.utils.words import normalise
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -144,6 +147,14 @@ def _yield_cores() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
 
 
+def _report_of_thread(failure: threading.ExceptHookArgs) -> None:
+    """One line for a disk that fails a library's thread (TensorBoard's); else the traceback."""
+    if isinstance(failure.exc_value, OSError):
+        logger.warning("a thread ended: %s", failure.exc_value)
+    else:
+        threading.__excepthook__(failure)
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a command: bad input and Ctrl-C become one line on stderr and an exit status.
 
@@ -153,6 +164,7 @@ def run(main: Callable[[], None]) -> None:
     _yield_cores()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a model writes characters that latin-1 lacks
+    threading.excepthook = _report_of_thread
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     try:
         main()
