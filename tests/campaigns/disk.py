@@ -49,7 +49,7 @@ CLONE_NEWNS = 0x20000  # of <sched.h>
 COMMANDS = {"train": "train", "shards": "prepare", "text": "prepare", "export": "export",
             "report": "report"}  # fmt: skip
 FAULTS = ("full", "read-only", "unmounted", "slow", "fsync")
-NEEDS = {"train": 3000, "shards": 900, "text": 900, "export": 1500, "report": 250}
+NEEDS = {"train": 3000, "shards": 900, "text": 900, "export": 120, "report": 120}
 """KiB that each command writes, and a little more."""
 
 
