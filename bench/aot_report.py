@@ -302,9 +302,15 @@ def _cross_entropy_forms(dtype: torch.dtype) -> list[Callable[[], object]]:
     ]
 
 
-def compile_entry(key: launch.Key, entry: launch.Launch, dtype: str) -> Result:
-    """Compile one entry for its architecture, in all its forms, and read what the code uses."""
+def compile_entry(
+    key: launch.Key, entry: launch.Launch, dtype: str, dropout: bool = True
+) -> Result:
+    """Compile one entry for its architecture, in all its forms, and read what the code uses.
+
+    Without `dropout` the forms with it are left out.
+    """
     kernel, forms = _forms(key.op, key.size, getattr(torch, dtype))
+    forms = [form for form in forms if dropout or not form.dropout]
     with _ptxas_of(key.architecture) as ptxas, _compiling(kernel, key, entry) as compiled:
         for form in forms:
             form.call()
@@ -314,10 +320,12 @@ def compile_entry(key: launch.Key, entry: launch.Launch, dtype: str) -> Result:
     registers, stack = _most(used, dropout=False)
     with_dropout = _most(used, dropout=True) if any(form.dropout for form in forms) else None
     shared = max(binary.metadata.shared for binary in compiled)
-    overwritten: list[str] = []
-    if key.architecture == "sm_90":
-        for cubin in cubins:
-            overwritten += sass.overwritten_operands(sass.disassemble(cubin))
+    overwritten = [
+        line
+        for binary in compiled
+        if "wgmma" in binary.asm["ptx"]
+        for line in sass.overwritten_operands(sass.disassemble(binary.asm["cubin"]))
+    ]
     return Result(
         key, entry, dtype, registers, stack, shared, with_dropout, ptxas, tuple(overwritten)
     )
@@ -357,11 +365,14 @@ def _resources(cubin: bytes) -> tuple[int, int]:
 # --- report ---------------------------------------------------------------------------------------
 
 
-def report(jobs: list[tuple[launch.Key, launch.Launch, str]], workers: int = 2) -> list[Result]:
+def report(
+    jobs: list[tuple[launch.Key, launch.Launch, str]], workers: int = 2, dropout: bool = True
+) -> list[Result]:
     """Compile every job, over several processes."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
-        return list(pool.map(compile_entry, *zip(*jobs, strict=True)))
+        compiling = functools.partial(compile_entry, dropout=dropout)
+        return list(pool.map(compiling, *zip(*jobs, strict=True)))
 
 
 def jobs_for(arch: str = "", op: str = "", dtype: str = "") -> list[tuple[Any, Any, str]]:

@@ -141,9 +141,13 @@ step() {
         --json "${prefix}step-$1.json" ${NANOGPT:+--nanogpt "$NANOGPT"}
 }
 
-# Every file of tests on its own, several at a time; a file that fails shows its output.
+# The tests of kernels and operators, and all others that need a GPU. Every file on its own, several
+# at a time; a file that fails shows its output.
 kernel_tests() {
-    find tests/kernels tests/ops -name 'test_*.py' | sort | xargs -P "$(nproc)" -I FILE sh -c '
+    {
+        find tests/kernels tests/ops -name 'test_*.py'
+        grep -rlE '@gpu|mark\.gpu' tests --include='test_*.py'
+    } | sort -u | xargs -P "$(nproc)" -I FILE sh -c '
         log=$(mktemp)
         if python -m pytest -q -p no:cacheprovider FILE >"$log" 2>&1
         then echo "FILE: $(tail -n 1 "$log")"

@@ -82,9 +82,9 @@ def _start(tmp_path: Path, stub: str = STUB, **environment: str) -> subprocess.P
     (root / "bench").mkdir()
     shutil.copy(BENCH / "gpu.sh", root / "bench")
     shutil.copy(BENCH.parent / "pyproject.toml", root)
-    for name in ("kernels", "ops"):
+    for name, text in {"kernels": "", "ops": "@gpu", "data": "@gpu", "hub": ""}.items():
         (root / "tests" / name).mkdir(parents=True)
-        (root / "tests" / name / "test_it.py").touch()
+        (root / "tests" / name / "test_it.py").write_text(text, encoding="utf-8")
     ours = {
         "PATH": f"{stubs[0].parent}:{os.environ['PATH']}", "CALLS": f"{tmp_path}/calls",
         "PREFIX": f"{tmp_path}/{NAME}", "FAILING": "", "NANOGPT": "", "WHEELS": "",
@@ -117,6 +117,7 @@ def test_gpu_sh_runs_everything(tmp_path: Path) -> None:
     assert not any("--nanogpt" in call for call in result.all)
     tests = [call for call in result.all if "-m pytest" in call]
     assert sorted(call.rpartition(" ")[2] for call in tests) == [
+        "tests/data/test_it.py",
         "tests/kernels/test_it.py",
         "tests/ops/test_it.py",
     ]

@@ -31,7 +31,7 @@ if __name__ == "__main__":
         if (key.architecture, key.op, key.size, dtype) in wanted
     ]
     assert len(jobs) == len(wanted), f"{len(wanted)} entries asked for, {len(jobs)} found"
-    for result in aot_report.report(jobs):
+    for result in aot_report.report(jobs, dropout=json.loads(sys.argv[3])):
         print(f"{result.key} {result.dtype}: {result.registers} registers", result.fault, sep="|")
 """
 
@@ -43,14 +43,16 @@ def _built_in_table() -> Iterator[None]:
     launch.use_table(None)
 
 
-def _compile(jobs: list[tuple[str, str, int, str]], cache: Path) -> list[str]:
+def _compile(
+    jobs: list[tuple[str, str, int, str]], cache: Path, dropout: bool = False
+) -> list[str]:
     """The faults of the named entries: (architecture, operator, size class, dtype)."""
     script = cache / "compile.py"
     script.write_text(COMPILE, encoding="utf-8")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(cache / "triton")
     done = subprocess.run(
-        [sys.executable, script, ROOT / "bench", json.dumps(jobs)],
+        [sys.executable, script, ROOT / "bench", json.dumps(jobs), json.dumps(dropout)],
         capture_output=True, text=True, check=False, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -75,6 +77,15 @@ def test_entries_fit_their_architectures(tmp_path: Path, seed: int) -> None:
         dtype = "float16" if key.bits == 16 else "float32"
         jobs.add((key.architecture, key.op, key.size, dtype))
     assert _compile(sorted(jobs), tmp_path) == []
+
+
+def test_attention_with_dropout_fits_its_architectures(tmp_path: Path, seed: int) -> None:
+    """At one head size and architecture, another one each time."""
+    arch, size = random.Random(seed).choice(
+        [(a, s) for a in launch.ARCHITECTURES for s in (32, 64)]
+    )
+    ops = ("attention_forward", "attention_dkdv", "attention_dq")
+    assert _compile([(arch, op, size, "bfloat16") for op in ops], tmp_path, dropout=True) == []
 
 
 def test_table_is_complete() -> None:
