@@ -49,12 +49,12 @@ def read_lines(path: Path) -> Iterator[str]:
 def number(text: str) -> float | None:
     """The number that a text writes, commas between thousands left out; None if it is not one.
 
-    A whole number is an int, as facts are.
+    A whole number of up to 16 digits is an int, as facts are.
     """
     text = text.replace(",", "")
     try:
-        return int(text) if text.isdecimal() else float(text)
-    except ValueError:  # also of more digits than Python converts
+        return int(text) if text.isdecimal() and len(text) <= 16 else float(text)
+    except ValueError:
         return None
 
 
