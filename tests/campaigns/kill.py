@@ -30,6 +30,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -391,8 +392,10 @@ def main() -> None:
     began = time.monotonic()
     with folder_for_campaign() as folder:
         campaign = Campaign(folder, options)
-        with contextlib.suppress(KeyboardInterrupt):
+        try:
             campaign.run()
+        except KeyboardInterrupt:
+            traceback.print_exc()  # where it was; the table follows
     print(campaign.table())
     print(f"in {time.monotonic() - began:.0f} s")
     sys.exit(1 if campaign.lost else 0)
