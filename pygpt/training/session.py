@@ -1,4 +1,4 @@
-"""One start of a run: data, resolved configuration, training, and the summary at the end."""
+"""One start of a run: its data, its resolved configuration, and training."""
 
 from __future__ import annotations
 
@@ -14,13 +14,8 @@ import torch
 from rich.console import Console
 
 from pygpt.config import StartOptions, TrainConfig, padded_vocab_size
-from pygpt.config.data_parts import DataPart, format_data
-from pygpt.data.mixture import Split, open_split, parts_of
-from pygpt.data.rows import tokens_per_epoch
-from pygpt.data.writer import prepare_stdlib
-from pygpt.evaluation.loss import windows_of
-from pygpt.inference.engine import Piece
-from pygpt.inference.generation import generate
+from pygpt.config.data_parts import format_data
+from pygpt.data.mixture import Split, open_split
 from pygpt.model import GPT
 from pygpt.planning import dry_run
 from pygpt.planning.hardware import keep_freed_memory, start_device
@@ -28,11 +23,18 @@ from pygpt.planning.resolve import Machine, ResolvedConfig, resolve
 from pygpt.runs import checkpoint
 from pygpt.runs.run import Run
 from pygpt.runs.starting import copy_weights
-from pygpt.tokenizers.base import Tokenizer, load_tokenizer
-from pygpt.tokenizers.bytes import ByteTokenizer
-from pygpt.tokenizers.info import TokenizerInfo
+from pygpt.training.conclusion import conclude
 from pygpt.training.display import Display, Output, describe
 from pygpt.training.flags import resume_command
+from pygpt.training.inputs import (
+    absolute_parts,
+    check_sizes,
+    data_of,
+    limit_epochs,
+    open_data,
+    prepare_default,
+    vocab_size_of,
+)
 from pygpt.training.launch import Launch
 from pygpt.training.observer import Observers
 from pygpt.training.profiling import Profiler, check_snapshot, memory_snapshot
@@ -40,14 +42,8 @@ from pygpt.training.ranks import Ranks, joined
 from pygpt.training.schedule import announce_schedule, decay_from_now
 from pygpt.training.trackers import Trackers
 from pygpt.training.trainer import Trainer
-from pygpt.utils import cli
 from pygpt.utils.cli import say
-from pygpt.utils.errors import InputError
-from pygpt.utils.format import duration
 from pygpt.utils.signals import stop_on_signals
-
-STDLIB_DATA = Path("data/stdlib-bytes")
-SAMPLE_TOKENS = 400
 
 
 def start(
@@ -72,11 +68,11 @@ def start(
             console = Console(file=cast(TextIO, output), highlight=False)
             if config.data and config.epochs is not None:
                 split = open_split(config.data_parts, "train", config.tokenizer)
-                config = _limit_epochs(config, split)
+                config = limit_epochs(config, split)
             dry_run.report(
                 console,
                 config,
-                _vocab_size(config),
+                vocab_size_of(config),
                 options.card,
                 ranks=launch.world_size,
                 parallel=options.parallel,
@@ -122,18 +118,18 @@ class Session:
         """Open the data, resolve the configuration and train."""
         run, ranks, options = self._run, self._ranks, self._options
         ranks.check_same(_comparable(config, options))
-        ranks.on_main(lambda: _prepare_default(config))
+        ranks.on_main(lambda: prepare_default(config))
         train_split, val_split = open_data(config)
         ranks.check_same(
             {f"{split.split} split, sha256": split.checksum for split in (train_split, val_split)}
         )
-        config = dataclasses.replace(config, out=run.path, data=format_data(_absolute(config)))
+        config = dataclasses.replace(config, out=run.path, data=format_data(absolute_parts(config)))
         newest = ranks.on_main(run.newest_checkpoint) if options.resume else None
         step = checkpoint.read_state(newest).step if newest else 0
         if options.decay_now:
             config = decay_from_now(config, step, options.decay_now)
-        _check_sizes(config, train_split, val_split)
-        config = _limit_epochs(config, train_split)
+        check_sizes(config, train_split, val_split)
+        config = limit_epochs(config, train_split)
         vocab_size = padded_vocab_size(train_split.tokenizer.n_vocab)
         machine = self._smallest(Machine.here(device))
         resolved = ranks.on_main(
@@ -187,7 +183,7 @@ class Session:
         if newest:
             trainer.resume(newest)
         describe(console, resolved, train_split)
-        data = _data_of(train_split, val_split)
+        data = data_of(train_split, val_split)
         ranks.on_main(lambda: run.open(config, resolved.device, step, data, self._launch.id))
         profiled = self._options.profile if ranks.is_main else None
         recorded = self._options.memory_snapshot and ranks.is_main
@@ -208,16 +204,7 @@ class Session:
             say(console, f"stopped at step {trainer.step}; go on with: {resume_command(run)}")
             sys.exit(128 + (stop.signal or signal.SIGTERM))  # of another rank's, SIGTERM
         if ranks.is_main:
-            _conclude(console, run, trainer, val_split, display.seconds)
-
-
-# --- before --------------------------------------------------------------------------------------
-
-
-def _prepare_default(config: TrainConfig) -> None:
-    """Make the corpus of the presets that have one, where it is missing."""
-    if not config.data and config.preset.startswith("stdlib") and not STDLIB_DATA.exists():
-        prepare_stdlib(STDLIB_DATA, "bytes")
+            conclude(console, run, trainer, val_split, display.seconds)
 
 
 def _comparable(config: TrainConfig, options: StartOptions) -> dict[str, Any]:
@@ -226,139 +213,3 @@ def _comparable(config: TrainConfig, options: StartOptions) -> dict[str, Any]:
     fields["version"] = metadata.version("pygpt-trainer")
     own = ("config", "out", "data", "device")
     return {name: value for name, value in fields.items() if name not in own}
-
-
-def open_data(config: TrainConfig) -> tuple[Split, Split]:
-    """The training and the validation split.
-
-    Raises:
-        InputError: no dataset is named, or it can't be used.
-    """
-    parts = config.data_parts
-    if not parts:
-        if not config.preset.startswith("stdlib"):
-            raise InputError(
-                f"preset {config.preset} needs --data DIR: a directory from "
-                "python -m pygpt.prepare text PATH, or one with nanoGPT's train.bin and val.bin"
-            )
-        parts = (DataPart(STDLIB_DATA),)
-    train, val = (open_split(parts, name, config.tokenizer) for name in ("train", "val"))
-    return train, val
-
-
-def _absolute(config: TrainConfig) -> list[DataPart]:
-    """The datasets of a run, as they are stored with it."""
-    parts = config.data_parts or (DataPart(STDLIB_DATA),)
-    return [dataclasses.replace(part, path=part.path.absolute()) for part in parts]
-
-
-def _data_of(*splits: Split) -> list[dict[str, Any]]:
-    """What ``run.json`` records of the data: path, share, size and checksum of each dataset."""
-    return [
-        {
-            "path": str(dataset.path),
-            "split": dataset.split,
-            "share": round(float(share), 6),
-            "tokens": len(dataset),
-            "sha256": dataset.checksum,
-        }
-        for split in splits
-        for dataset, share in parts_of(split)
-    ]
-
-
-def _vocab_size(config: TrainConfig) -> int | None:
-    """Rows of the embedding table, where they are known without preparing anything."""
-    if config.data:
-        split = open_split(config.data_parts, "train", config.tokenizer)
-        return padded_vocab_size(split.tokenizer.n_vocab)
-    if config.preset.startswith("stdlib"):
-        return padded_vocab_size(ByteTokenizer().info.n_vocab)
-    return None
-
-
-def _check_sizes(config: TrainConfig, train_split: Split, val_split: Split) -> None:
-    if config.batch_tokens > len(train_split):
-        raise InputError(
-            f"batch_tokens={config.batch_tokens} is more than the {len(train_split)} tokens of the "
-            "train split; give a smaller --batch-tokens or more text"
-        )
-    if config.block_warmup_steps and train_split.tokenizer.chat:
-        raise InputError(
-            f"block_warmup_steps={config.block_warmup_steps} cuts windows of text; rows of "
-            "dialogues are not cut: leave it out"
-        )
-    for split in (train_split, val_split):
-        for dataset, _ in parts_of(split):
-            windows_of(dataset, config.block_size, None, config.eval_tokens)
-
-
-def _limit_epochs(config: TrainConfig, split: Split) -> TrainConfig:
-    """The configuration with max_steps for its epochs; those of a resumed run are in its steps.
-
-    Of a mixture, an epoch ends when the part that is used up first was seen once.
-    """
-    if config.epochs is None:
-        return config
-    per_epoch = min(
-        tokens_per_epoch(dataset, config.block_size) / float(share)
-        for dataset, share in parts_of(split)
-    )
-    steps = max(1, round(config.epochs * per_epoch / config.batch_tokens))
-    return dataclasses.replace(config, max_steps=min(config.max_steps, steps), epochs=None)
-
-
-# --- after ---------------------------------------------------------------------------------------
-
-
-def _conclude(
-    console: Console, run: Run, trainer: Trainer, val_split: Split, seconds: float
-) -> None:
-    """Print the result, a sample, where everything is, and what to do next."""
-    config = trainer.config
-    tokens = trainer.step * config.batch_tokens
-    say(console, f"\n{tokens:,} tokens; this start took {duration(seconds)}")
-    say(console, f"validation: {trainer.evaluation}")
-    model = trainer.finish()
-    if not val_split.tokenizer.chat:
-        _write_sample(console, model, load_tokenizer(val_split.tokenizer), config)
-    say(
-        console,
-        f"\nConfiguration, metrics and checkpoints are in {run.path}. Next:\n"
-        + "\n".join(
-            f"  {command:<60} # {purpose}"
-            for command, purpose in next_steps(run, config, val_split.tokenizer)
-        ),
-    )
-
-
-def _write_sample(console: Console, model: GPT, tokenizer: Tokenizer, config: TrainConfig) -> None:
-    say(console, "\nWhat it writes:\n")
-    console.file.write(config.prompt)
-
-    def write(_: int, piece: Piece) -> None:
-        console.file.write(piece.text)
-        console.file.flush()
-
-    generate(model, tokenizer, config.prompt, SAMPLE_TOKENS, seed=config.seed, on_piece=write)
-    console.file.write("\n")
-
-
-def next_steps(run: Run, config: TrainConfig, tokenizer: TokenizerInfo) -> list[tuple[str, str]]:
-    """Commands that make sense after a run, each with what it is for."""
-    prompt = ("--prompt", config.prompt) if config.prompt else ()
-    stride = max(1, config.block_size // 4)
-    of_text = [
-        (cli.command("sample", run.path, *prompt, "--num-samples", 3), "what it writes"),
-        (cli.command("eval", run.path, "--stride", stride), "its loss with more context"),
-    ]
-    of_dialogues = [
-        (cli.command("chat", run.path), "talk to it"),
-        (cli.command("eval", run.path), "its loss on the held-out replies"),
-    ]
-    return [
-        (cli.command("report", run.path), "is it healthy, and what would more steps give?"),
-        *(of_dialogues if tokenizer.chat else of_text),
-        (cli.command("export", run.path, "--to", f"{run.path}-hf"), "for other programs"),
-        (f"{resume_command(run)} --max-steps {2 * config.max_steps}", "train on"),
-    ]
