@@ -391,7 +391,7 @@ def test_bad_input_is_refused_before_anything_is_written(
 
 @pytest.mark.parametrize(
     ("flags", "message"),
-    [(["--learning-rat", "1"], "--learning-rate"), (["--max-steps", "0"], "max_steps must be above 0")],
+    [(["--learning-rat", "1"], "--learning-rate"), (["--max-steps", "0"], "must be above 0")],
 )
 def test_bad_flag_leaves_with_status_two(
     run_train: Callable[..., Run],
