@@ -16,7 +16,7 @@ PHASES = {
     "evaluation": "pygpt.training.trainer:Trainer._evaluate",
     "saving": "pygpt.runs.checkpoint:write",
     "pruning": "pygpt.runs.checkpoint:prune",
-    "ending": "pygpt.training.session:_conclude",
+    "ending": "pygpt.training.session:conclude",
     "export": "pygpt.hub.export:export",
     "report": "pygpt.reporting.page.files:write",
 }
