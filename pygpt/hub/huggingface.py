@@ -138,13 +138,20 @@ def read_config(directory: Path) -> tuple[GPTConfig, TokenizerInfo]:
     """The shape and the tokenizer of a model directory.
 
     Raises:
-        InputError: see `pygpt.hub.layout.from_config`; or the tokenizer is none of pygpt's.
+        InputError: see `pygpt.hub.layout.from_config`; or the tokenizer is none of pygpt's, or has
+            ids that the model does not.
     """
     fields = _read_fields(directory)
     try:
         config, tokenizer = layout.from_config(fields)
     except InputError as error:
         raise type(error)(f"{directory / 'config.json'}: {error}") from error
+    if tokenizer and tokenizer.n_vocab > config.vocab_size:
+        raise InputError(
+            f"{directory / 'config.json'}: the tokenizer {tokenizer.name} has {tokenizer.n_vocab} "
+            f"ids, and vocab_size is {config.vocab_size}: the file is damaged, or one of the two "
+            "belongs to another model"
+        )
     return config, tokenizer or identify(directory, config.vocab_size)
 
 

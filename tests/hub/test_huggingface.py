@@ -104,6 +104,14 @@ def test_what_is_not_a_gpt2_is_refused(
         huggingface.load(saved)
 
 
+def test_a_tokenizer_with_more_ids_than_the_model_is_refused(saved: Path) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    config["pygpt"]["tokenizer"]["n_vocab"] = config["vocab_size"] + 1
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"the tokenizer bytes has \d+ ids, and vocab_size is"):
+        huggingface.load(saved)
+
+
 def test_damaged_files_are_named(saved: Path) -> None:
     weights = saved / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
