@@ -8,6 +8,10 @@ import math
 import numpy as np
 
 from pygpt.reporting.runlog import Facts, Floats, RunLog
+from pygpt.utils.errors import InputError
+
+MOST_STEPS = 20_000_000
+"""Of a run: a schedule is an array with a rate for each. A longer one is a damaged number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +75,17 @@ def configured(facts: Facts, steps: int) -> Floats | None:
 
 
 def schedule_of(log: RunLog) -> Schedule | None:
-    """The schedule up to the run's planned end; None where neither log nor configuration has it."""
+    """The schedule up to the run's planned end; None where neither log nor configuration has it.
+
+    Raises:
+        InputError: the log or its configuration has a step beyond `MOST_STEPS`.
+    """
     planned = max(log.facts.max_steps or 0, log.last_step)
+    if planned > MOST_STEPS:
+        raise InputError(
+            f"{log.path} has step {planned:,}, and a report is made of at most {MOST_STEPS:,}: the "
+            "file is damaged, or a number in it is not a step"
+        )
     plan = configured(log.facts, planned)
     if not log.train.has("lr"):
         return None if plan is None else Schedule(plan, "configuration", 0)
