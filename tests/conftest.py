@@ -89,6 +89,17 @@ def seed() -> int:
     return value
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """PyTorch computes with one thread: small steps are faster so, far more where cores are shared,
+    and GEMMs on more threads may sum in another order.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def poison() -> Iterator[None]:
     """Have torch.empty give NaN (the largest value of integers), so that unwritten memory shows.

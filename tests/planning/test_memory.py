@@ -3,7 +3,7 @@
 import dataclasses
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from pygpt.utils.errors import InputError
 from tests.helpers.parity import gpu
 from tests.helpers.updates import update
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 
 # Of each another dimension weighs most.
@@ -36,15 +38,6 @@ SHAPES = {
     "vocabulary": (GPTConfig(64, 8192, n_layer=1, n_head=2, n_embd=64, bias=False), 16),
     "context, biases": (GPTConfig(256, 1024, n_layer=2, n_head=6, n_embd=192), 4),
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Steps this small are faster on one thread, and far so where the cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def peak_bytes(

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,11 @@ from pygpt.runs.run import Run
 from pygpt.training.trainer import Trainer
 from pygpt.training.workers import Workers
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 PATIENCE = 60
 """Seconds that a busy machine may take to start a process with PyTorch."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As many as each process has: GEMMs on more threads may sum in another order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_run(seed: int, data: Path, workers: int, **changes: Any) -> ResolvedConfig:
